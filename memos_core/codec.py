@@ -1,0 +1,184 @@
+"""Cubes as JSON records, and back, through every schema that ever was. Pure: knows shapes, not storage.
+
+A record holds the whole header and the payload except the passage itself, which stands beside it as text. Defaults are left
+out. What the store filters by is repeated in columns (`vault`), but a cube is always read from its record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .errors import InvalidArgument, SchemaMismatch
+from .types import (
+    SCHEMA,
+    Access,
+    Adapter,
+    Kind,
+    KVCache,
+    Lifespan,
+    Link,
+    MemCube,
+    Origin,
+    Payload,
+    SourceKind,
+    State,
+    Steering,
+    Text,
+    Usage,
+)
+
+Record = dict[str, Any]
+
+MIGRATIONS: dict[int, Callable[[Record], Record]] = {}
+"""From schema n to n + 1: a pure function on the record. Reading applies them in order; writing is always in SCHEMA."""
+
+_PAYLOADS: Mapping[str, type[KVCache] | type[Steering] | type[Adapter]] = {
+    "kv": KVCache, "steering": Steering, "adapter": Adapter,
+}  # fmt: skip
+_LARGEST = 2**63
+
+
+def encode(cube: MemCube) -> str:
+    """The record of a cube as JSON text."""
+    record = {
+        "schema": SCHEMA, "id": cube.id, "version": cube.version, "kind": cube.kind, "state": cube.state,
+        "namespace": cube.namespace, "payload": _payload(cube.payload), "key": cube.key,
+        "origin": _plain(cube.origin), "access": _access(cube.access), "lifespan": _plain(cube.lifespan),
+        "created_at": _time(cube.created_at), "updated_at": _time(cube.updated_at),
+        "semantic_type": cube.semantic_type, "tags": cube.tags, "attributes": cube.attributes,
+        "priority": cube.priority, "sensitivity": cube.sensitivity,
+        "lineage": [[link.id, link.version, link.relation] for link in cube.lineage],
+    }  # fmt: skip
+    return json.dumps({k: v for k, v in record.items() if v not in (None, (), [], {})}, ensure_ascii=False)
+
+
+def decode(text: str, passage: str | None, usage: Usage = Usage()) -> MemCube:
+    """The cube of a record and its passage. Raises SchemaMismatch for a record from the future."""
+    r = _migrated(json.loads(text))
+    origin, span = r["origin"], r.get("lifespan", {})
+    access = r["access"]
+    return MemCube(
+        id=r["id"], version=r["version"], kind=Kind(r["kind"]), state=State(r["state"]),
+        namespace=tuple(r["namespace"]), payload=_read_payload(r.get("payload"), passage), key=r.get("key"),
+        origin=Origin(**{**origin, "kind": SourceKind(origin["kind"]), "stored_at": _read_time(origin["stored_at"]),
+                         "occurred_at": _maybe_time(origin.get("occurred_at"))}),
+        access=Access(access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ()))),
+        lifespan=_read_lifespan(span), usage=usage,
+        created_at=_read_time(r["created_at"]), updated_at=_read_time(r["updated_at"]),
+        semantic_type=r.get("semantic_type"), tags=tuple(r.get("tags", ())), attributes=r.get("attributes", {}),
+        priority=r.get("priority", 0.5), sensitivity=tuple(r.get("sensitivity", ())),
+        lineage=tuple(Link(*link) for link in r.get("lineage", ())),
+    )  # fmt: skip
+
+
+def checksum(record: str, passage: str | None) -> int:
+    """CRC-32 of what a cube is read from: damage shows when it is read, not when it is believed."""
+    return zlib.crc32((passage or "").encode(), zlib.crc32(record.encode()))
+
+
+def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A deep copy of the caller's attributes as plain JSON. Raises InvalidArgument for what JSON cannot hold exactly."""
+    if attributes is None:
+        return {}
+    if not isinstance(attributes, Mapping):
+        raise InvalidArgument(f"attributes: a mapping is needed, not {type(attributes).__name__}")
+    return {_name(k): _checked(v, k) for k, v in attributes.items()}
+
+
+def _checked(value: Any, where: str) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return checked_text(value, f"attributes: {where!r}")
+    if isinstance(value, int) and -_LARGEST <= value < _LARGEST:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, Mapping):
+        return {_name(k): _checked(v, k) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_checked(v, where) for v in value]
+    raise InvalidArgument(f"attributes: {where!r} holds {value!r}, which is not plain JSON (64-bit, finite)")
+
+
+def _name(key: Any) -> str:
+    if not isinstance(key, str) or not key:
+        raise InvalidArgument(f"attributes: names must be non-empty strings, not {key!r}")
+    return checked_text(key, "attributes")
+
+
+def checked_text(text: str, argument: str) -> str:
+    """The text itself; InvalidArgument if it cannot be written as UTF-8 (a lone surrogate)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgument(f"{argument}: not valid Unicode at character {error.start}") from None
+    return text
+
+
+def _migrated(record: Record) -> Record:
+    schema = record.get("schema", SCHEMA)
+    if schema > SCHEMA:
+        raise SchemaMismatch(f"record {record.get('id')} has schema {schema}, this version reads up to {SCHEMA}: upgrade")
+    for step in range(schema, SCHEMA):
+        record = MIGRATIONS[step](record)
+    return record
+
+
+def _plain(part: Origin | Lifespan) -> Record:
+    out: Record = {}
+    for name in part.__slots__:
+        value = getattr(part, name)
+        if isinstance(value, datetime):
+            value = _time(value)
+        elif isinstance(value, timedelta):
+            value = value.total_seconds()
+        if value is not None:
+            out[name] = value
+    return out
+
+
+def _access(access: Access) -> Record:
+    listed = {"readers": sorted(access.readers), "writers": sorted(access.writers)}
+    return {"owner": access.owner, **{k: v for k, v in listed.items() if v}}
+
+
+def _read_lifespan(span: Record) -> Lifespan:
+    half_life, frozen = span.get("half_life"), span.get("frozen_from")
+    return Lifespan(
+        expires_at=_maybe_time(span.get("expires_at")),
+        valid_until=_maybe_time(span.get("valid_until")),
+        half_life=None if half_life is None else timedelta(seconds=half_life),
+        frozen_from=None if frozen is None else State(frozen),
+    )
+
+
+def _payload(payload: Payload) -> Record | None:
+    for name, shape in _PAYLOADS.items():
+        if isinstance(payload, shape):
+            return {"is": name, **{field: getattr(payload, field) for field in shape.__slots__}}
+    return None  # Text: the passage stands beside the record
+
+
+def _read_payload(record: Record | None, passage: str | None) -> Payload:
+    if record is None:
+        return Text(passage or "")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items() if k != "is"}
+    return _PAYLOADS[record["is"]](**fields)
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat()
+
+
+def _read_time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _maybe_time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

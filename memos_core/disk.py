@@ -1,0 +1,51 @@
+"""What the file system says, in our words: faults of the store's files, and flushing them to the device."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from .errors import Conflict, Damaged, StoreError, StoreUnavailable
+
+_UNUSABLE = re.compile(r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I)
+_CONFLICT = re.compile(r"conflict", re.I)
+
+
+def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
+    """The error to raise for one that the database raised while it worked on a table; its message names the path."""
+    words = str(error)
+    where = f"{path}/{table}.lance"
+    if _UNUSABLE.search(words):
+        return StoreUnavailable(f"{where}: {_brief(words)}. What was acknowledged before is stored")
+    if _CONFLICT.search(words):
+        return Conflict(f"{where} kept changing under this write, which was not made: {_brief(words)}")
+    return Damaged(f"{where} cannot be read as it was written: {_brief(words)}")
+
+
+def flush_new_files(folder: Path, done: set[str]) -> None:
+    """fsync every file of a table that is not in `done`, and the folders that hold them; then they are in `done`.
+
+    Lance writes each file once and never again, so a name that was flushed stays flushed.
+    """
+    for parent, _, names in os.walk(folder):
+        new = [n for n in names if (full := f"{parent}/{n}") not in done and not done.add(full)]  # type: ignore[func-returns-value]
+        for name in new:
+            _flush(f"{parent}/{name}")
+        if new:
+            _flush(parent)
+
+
+def _flush(path: str) -> None:
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:  # compacted away meanwhile: what replaced it is flushed in its turn
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _brief(words: str) -> str:
+    return " ".join(words.split())[:300]

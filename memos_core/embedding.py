@@ -1,0 +1,100 @@
+"""An embedder held to its contract and to its store. Knows vectors; knows no model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .embed import as_embedder
+from .errors import EmbedderFailed, EmbedderMismatch, MemOSError
+from .types import SCHEMA
+from .vault import Manifest, Vector
+
+_PROBE = "The quick brown fox jumps over the lazy dog."
+_SAME = 0.99  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
+
+
+class Embedding:
+    """Checks every vector, and, where the embedder carries no fingerprint, that it is the one that the store knows."""
+
+    def __init__(self, embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None) -> None:
+        self._embed = as_embedder(embed)
+        self._fingerprint: str | None = getattr(self._embed, "fingerprint", None)
+        self._expected: Manifest | None = None
+        self._path = ""
+        self._proven = False
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """The embedder in words."""
+        return self._fingerprint or getattr(self._embed, "__qualname__", type(self._embed).__qualname__)
+
+    def manifest(self) -> Manifest:
+        """A new store's manifest. Asks the embedder for its dimension, or embeds the probe to learn it."""
+        dimension = getattr(self._embed, "dimension", None)
+        if self._fingerprint is not None and isinstance(dimension, int):
+            return Manifest(SCHEMA, self._fingerprint, dimension, ())
+        probe = self._call([_PROBE])[0]
+        return Manifest(SCHEMA, self._fingerprint, len(probe), tuple(round(float(x), 6) for x in probe))
+
+    def bind(self, manifest: Manifest, path: str) -> None:
+        """Hold to a store's embedder from now on. Raises EmbedderMismatch at once where fingerprints tell, or else with
+        the first text."""
+        self._expected, self._path = manifest, path
+        if manifest.embedder is not None and self._fingerprint is not None:
+            if manifest.embedder != self._fingerprint:
+                raise self._mismatch(f"{self._fingerprint} is not {manifest.embedder}")
+            self._proven = True
+
+    def many(self, texts: Sequence[str]) -> list[Vector]:
+        """One vector a text."""
+        if not texts:
+            return []
+        self._prove()
+        return list(self._call(texts))
+
+    def one(self, text: str) -> Vector:
+        """The vector of one text."""
+        return self.many([text])[0]
+
+    def _prove(self) -> None:
+        if self._proven:
+            return
+        with self._lock:
+            assert self._expected is not None
+            known = np.asarray(self._expected.probe, np.float32)
+            probe = self._call([_PROBE])[0]
+            if len(probe) != self._expected.dimension:
+                raise self._mismatch(f"its vectors have {len(probe)} numbers, the store's {self._expected.dimension}")
+            if len(known) and float(_unit(known) @ _unit(probe)) < _SAME:
+                raise self._mismatch("it embeds a known sentence differently")
+            self._proven = True
+
+    def _mismatch(self, why: str) -> EmbedderMismatch:
+        return EmbedderMismatch(
+            f"{self._path} was written with another embedder than {self.name} ({why}): "
+            f"pass that one as embed=, or rebuild the vectors with `memosctl reembed {self._path}`"
+        )
+
+    def _call(self, texts: Sequence[str]) -> Vector:
+        try:
+            found = np.asarray(self._embed(list(texts)), dtype=np.float32)
+        except MemOSError:
+            raise
+        except Exception as error:  # the embedder is the caller's code: whatever it raises is named as its failure
+            raise EmbedderFailed(f"embed: {self.name} failed on {len(texts)} texts: {type(error).__name__}: {error}") from error
+        if found.ndim != 2 or len(found) != len(texts) or found.shape[1] == 0:
+            raise EmbedderFailed(f"embed: {self.name} made {found.shape} of {len(texts)} texts, not one vector each")
+        if not np.isfinite(found).all():
+            raise EmbedderFailed(f"embed: {self.name} returned numbers that are not finite")
+        return found
+
+
+def _unit(vector: Vector) -> Vector:
+    norm = float(np.linalg.norm(vector))
+    return vector / norm if norm else vector

@@ -1,0 +1,82 @@
+"""Everything that memos_core raises on purpose, each naming what failed and what to do next.
+
+    MemOSError
+    ├── InvalidArgument (ValueError)     an argument that no store could accept; nothing was written
+    ├── NotFound (LookupError)           no such memory or version *for this actor*: what may not be read does not exist
+    ├── AccessDenied                     readable, but the actor may not do this to it
+    ├── IllegalTransition                the memory's state does not allow this (frozen, for example)
+    ├── Conflict                         somebody else changed it between the read and the write, repeatedly
+    ├── EmbedderFailed                   the embedder raised, or returned something that is not one vector a text
+    ├── MissingPackage (ImportError)     an optional package is not installed; the message holds the command
+    └── StoreError
+        ├── StoreUnavailable             the path cannot be used: a file, read-only, full, locked for too long
+        ├── NotAStore                    the folder holds something else
+        ├── SchemaMismatch               written by another schema of this project
+        ├── EmbedderMismatch             its vectors come from another embedder
+        ├── Damaged                      a file or a record is not what was written; the message names it
+        └── StoreClosed                  used after close()
+
+None derives from RuntimeError: frameworks catch that type for purposes of their own.
+"""
+
+from __future__ import annotations
+
+
+class MemOSError(Exception):
+    """Base of all errors raised by the engine."""
+
+
+class InvalidArgument(MemOSError, ValueError):
+    """An argument was refused before anything was written; the message names it."""
+
+
+class NotFound(MemOSError, LookupError):
+    """There is no such memory or version for this actor."""
+
+
+class AccessDenied(MemOSError):
+    """The actor can read the memory but lacks the right that the verb needs."""
+
+
+class IllegalTransition(MemOSError):
+    """The memory's state does not allow the verb."""
+
+
+class Conflict(MemOSError):
+    """The memory kept changing under the verb; nothing was written by it."""
+
+
+class EmbedderFailed(MemOSError):
+    """The embedder raised or broke its contract of one finite vector a text."""
+
+
+class MissingPackage(MemOSError, ImportError):
+    """An optional package is missing; the message names the command that installs it."""
+
+
+class StoreError(MemOSError):
+    """Base of what concerns the store as a whole."""
+
+
+class StoreUnavailable(StoreError):
+    """The path cannot be read or written; what was acknowledged before stays."""
+
+
+class NotAStore(StoreError):
+    """The path holds files, but no store."""
+
+
+class SchemaMismatch(StoreError):
+    """The store was written by a schema that this version cannot read."""
+
+
+class EmbedderMismatch(StoreError):
+    """The store's vectors were made by another embedder."""
+
+
+class Damaged(StoreError):
+    """Stored data is not what was written; the message names file or record."""
+
+
+class StoreClosed(StoreError):
+    """The engine was closed."""

@@ -1,0 +1,178 @@
+"""How a memory changes: states, legal moves between them, and new versions. Pure: records and a time in, records out.
+
+The paper names the states and contradicts itself on their number (arXiv 2507.03724: five in 5.2, four and "frozen" in
+5.4.3); this is our table:
+
+    generated, activated, merged   live: searched, changed
+    archived                       kept, found only by id or by a time window
+    frozen                         live and readable, but unchangeable until unfrozen
+    expired                        its time is over; never returned
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Literal
+
+from .errors import IllegalTransition, InvalidArgument
+from .types import Access, Link, MemCube, State, Text
+
+Mode = Literal["overwrite", "append", "merge"]
+
+SEARCHED = (State.GENERATED, State.ACTIVATED, State.MERGED, State.FROZEN)
+"""States in which a search returns a memory."""
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
+    State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
+    State.MERGED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
+    State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED, State.FROZEN}),
+    State.FROZEN: frozenset({State.GENERATED, State.ACTIVATED, State.MERGED, State.ARCHIVED}),
+    State.EXPIRED: frozenset(),
+}
+
+
+def has_expired(cube: MemCube, now: datetime) -> bool:
+    """Whether its time is over, also before anybody swept it. A frozen memory does not expire (legal hold)."""
+    if cube.state is State.FROZEN:
+        return False
+    return cube.state is State.EXPIRED or (cube.lifespan.expires_at is not None and cube.lifespan.expires_at <= now)
+
+
+def revise(
+    cube: MemCube,
+    now: datetime,
+    *,
+    text: str | None = None,
+    attributes: Mapping[str, Any] | None = None,
+    mode: Mode = "overwrite",
+) -> MemCube:
+    """The next version after an edit.
+
+    overwrite: what is given replaces what was. append: the text goes below the old one, attributes are added key by key.
+    merge: like append, but lines that the memory already has are not repeated; the state becomes merged.
+    """
+    if mode not in ("overwrite", "append", "merge"):
+        raise InvalidArgument(f"mode: {mode!r} is none of 'overwrite', 'append', 'merge'")
+    if text is None and attributes is None:
+        raise InvalidArgument("text, attributes: give at least one of them to update")
+    if text is not None and not isinstance(cube.payload, Text):
+        raise InvalidArgument(f"text: memory {cube.id} is held as {cube.kind}, which has no text to change")
+    _require_unfrozen(cube)
+    known = dict(cube.attributes) if mode != "overwrite" else {}
+    new = cube if attributes is None else replace(cube, attributes={**known, **attributes})
+    if text is not None:
+        new = replace(new, payload=Text(_joined(cube.text, text, mode)))
+    if mode == "merge" and cube.state is not State.MERGED:
+        new = replace(new, state=_moved(cube, State.MERGED))
+    return _next(new, now)
+
+
+def replaced(old: MemCube, new: MemCube) -> MemCube:
+    """The next version of a memory that its owner adds again under its key: all is as given now but what the engine keeps
+    (identity, creation, usage, priority, sensitivity)."""
+    _require_unfrozen(old)
+    state = State.GENERATED if old.state in (State.ARCHIVED, State.EXPIRED) else old.state
+    kept = replace(
+        new, version=old.version, state=state, created_at=old.created_at, usage=old.usage, priority=old.priority,
+        sensitivity=old.sensitivity,
+    )  # fmt: skip
+    return _next(kept, new.updated_at)
+
+
+def refined(old: MemCube, said: MemCube, now: datetime) -> MemCube:
+    """The next version of a statement that was said more exactly, with the turns of both as its sources."""
+    _require_unfrozen(old)
+    links = dict.fromkeys((*old.lineage, *said.lineage))
+    return _next(replace(old, payload=said.payload, origin=said.origin, lineage=tuple(links)), now)
+
+
+def require_deletable(cubes: Iterable[MemCube]) -> None:
+    """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget."""
+    for cube in cubes:
+        if cube.state is State.FROZEN:
+            raise IllegalTransition(f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from")
+
+
+def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:
+    """A new version with the content of an old one. Access, lifespan and state stay as they are today: going back in
+    time must not bring back a reader whose right was withdrawn."""
+    _require_unfrozen(current)
+    content = replace(
+        current, payload=past.payload, kind=past.kind, semantic_type=past.semantic_type, tags=past.tags,
+        attributes=past.attributes, lineage=past.lineage,
+    )  # fmt: skip
+    return _next(content, now)
+
+
+def with_access(cube: MemCube, access: Access, now: datetime) -> MemCube:
+    """The next version, for other readers and writers. Allowed while frozen: a right must be revocable at once."""
+    return _next(replace(cube, access=access), now)
+
+
+def superseded(cube: MemCube, valid_until: datetime, now: datetime) -> MemCube:
+    """The next version of a statement that stopped being true: archived, with the end of its validity."""
+    lifespan = replace(cube.lifespan, valid_until=valid_until)
+    return _next(replace(cube, lifespan=lifespan, state=_moved(cube, State.ARCHIVED)), now)
+
+
+def superseding(cube: MemCube, old: MemCube) -> MemCube:
+    """The new statement, linked to the one that it takes the place of."""
+    return replace(cube, lineage=(*cube.lineage, Link(old.id, old.version, "supersedes")))
+
+
+def archive(cube: MemCube, now: datetime) -> MemCube:
+    """The next version, out of search. Archiving twice changes nothing."""
+    if cube.state is State.ARCHIVED:
+        return cube
+    _require_unfrozen(cube)
+    return _next(replace(cube, state=_moved(cube, State.ARCHIVED)), now)
+
+
+def expire(cube: MemCube, now: datetime) -> MemCube:
+    """The next version, out of everything."""
+    return _next(replace(cube, state=_moved(cube, State.EXPIRED)), now)
+
+
+def freeze(cube: MemCube, now: datetime) -> MemCube:
+    """The next version, unchangeable. Freezing twice changes nothing."""
+    if cube.state is State.FROZEN:
+        return cube
+    lifespan = replace(cube.lifespan, frozen_from=cube.state)
+    return _next(replace(cube, state=_moved(cube, State.FROZEN), lifespan=lifespan), now)
+
+
+def unfreeze(cube: MemCube, now: datetime) -> MemCube:
+    """The next version, in the state in which it was frozen. Unfreezing what is not frozen changes nothing."""
+    if cube.state is not State.FROZEN:
+        return cube
+    back = cube.lifespan.frozen_from or State.GENERATED
+    lifespan = replace(cube.lifespan, frozen_from=None)
+    return _next(replace(cube, state=_moved(cube, back), lifespan=lifespan), now)
+
+
+def _next(cube: MemCube, now: datetime) -> MemCube:
+    return replace(cube, version=cube.version + 1, updated_at=max(now, cube.updated_at))
+
+
+def _moved(cube: MemCube, to: State) -> State:
+    if to not in MOVES[cube.state]:
+        raise IllegalTransition(f"memory {cube.id} is {cube.state} and cannot become {to}")
+    return to
+
+
+def _require_unfrozen(cube: MemCube) -> None:
+    if cube.state is State.FROZEN:
+        raise IllegalTransition(f"memory {cube.id} is frozen: unfreeze it before changing it")
+
+
+def _joined(old: str, new: str, mode: Mode) -> str:
+    if mode == "overwrite":
+        return new
+    if mode == "append":
+        return f"{old}\n{new}"
+    lines = old.split("\n")
+    seen = set(lines)
+    return "\n".join([*lines, *(line for line in new.split("\n") if line not in seen)])

@@ -1,0 +1,340 @@
+"""The records that cross module borders, and the few Protocols. Standard library only.
+
+Every memory is a `MemCube`: a payload under one header. The header holds the three metadata groups that the MemOS
+paper asks for (arXiv 2507.03724, section on MemCube): descriptive identifiers (`id`, `version`, `origin`,
+`semantic_type`, timestamps), governance attributes (`access`, `lifespan`, `priority`, `sensitivity`) and behavioural
+indicators (`usage`, `lineage`); the contextual fingerprint is the memory's embedding, kept beside it in the store.
+
+All times are timezone-aware; the engine works in UTC. Records are frozen: change by `dataclasses.replace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Protocol
+
+SCHEMA = 1
+"""Version of the stored record. A store says which one it was written with; `codec.MIGRATIONS` leads from older ones."""
+
+PUBLIC = "*"
+"""As a reader or writer: everybody."""
+
+Namespace = tuple[str, ...]
+
+
+class Kind(StrEnum):
+    """In which form a memory is held."""
+
+    PLAINTEXT = "plaintext"
+    ACTIVATION = "activation"
+    PARAMETRIC = "parametric"
+
+
+class State(StrEnum):
+    """Where a memory is in its life; `lifecycle` holds the legal moves."""
+
+    GENERATED = "generated"
+    ACTIVATED = "activated"
+    MERGED = "merged"
+    ARCHIVED = "archived"
+    EXPIRED = "expired"
+    FROZEN = "frozen"
+
+
+class SourceKind(StrEnum):
+    """How a memory came to be (the paper's origin signature)."""
+
+    MESSAGE = "message"
+    NOTE = "note"
+    EXTRACTION = "extraction"
+    RETRIEVAL = "retrieval"
+    DERIVATION = "derivation"
+    TUNING = "tuning"
+    IMPORT = "import"
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A passage. The record of truth: the other payloads are derived from it."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Keys and values of a passage for one exact model; the tensors lie in the blob with this hash."""
+
+    blob: str
+    model: str
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """A steering vector added to the residual stream of one layer of one exact model."""
+
+    blob: str
+    model: str
+    layer: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA for one exact model; `targets` are the module names that it patches."""
+
+    blob: str
+    model: str
+    targets: tuple[str, ...]
+    rank: int
+    bytes: int
+
+
+Payload = Text | KVCache | Steering | Adapter
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who said it, where, and when.
+
+    `position` counts turns of one session from 0. `occurred_at` is when the thing happened or was said, as told by the
+    caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words.
+    """
+
+    kind: SourceKind
+    stored_at: datetime
+    occurred_at: datetime | None = None
+    role: str | None = None
+    speaker: str | None = None
+    session: str | None = None
+    position: int | None = None
+    message_id: str | None = None
+    source: str | None = None
+    model: str | None = None
+
+    @property
+    def happened_at(self) -> datetime:
+        """When it happened, or, if nobody said, when it was stored."""
+        return self.occurred_at or self.stored_at
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Who may do what. The owner may do everything; writers also read. `PUBLIC` stands for everybody."""
+
+    owner: str
+    readers: frozenset[str] = frozenset()
+    writers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Lifespan:
+    """How long a memory counts.
+
+    It is not returned after `expires_at`. What it says held until `valid_until` (a superseded fact). `half_life`
+    is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
+    """
+
+    expires_at: datetime | None = None
+    valid_until: datetime | None = None
+    half_life: timedelta | None = None
+    frozen_from: State | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How often and when last a memory was recalled."""
+
+    reads: int = 0
+    last_read_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An edge to an exact version of another memory: `derived`, `supersedes` or `merged`."""
+
+    id: str
+    version: int
+    relation: str = "derived"
+
+
+@dataclass(frozen=True, slots=True)
+class MemCube:
+    """One memory: a payload under a header.
+
+    `priority` in [0, 1] weighs a memory against others that match equally; 0.5 is neutral. `sensitivity` holds tags such as
+    "email". `key` is the caller's own name for it within owner and namespace. `attributes` is the caller's JSON object.
+    """
+
+    id: str
+    version: int
+    kind: Kind
+    state: State
+    namespace: Namespace
+    payload: Payload
+    origin: Origin
+    access: Access
+    created_at: datetime
+    updated_at: datetime
+    key: str | None = None
+    semantic_type: str | None = None
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    priority: float = 0.5
+    sensitivity: tuple[str, ...] = ()
+    lifespan: Lifespan = Lifespan()
+    usage: Usage = Usage()
+    lineage: tuple[Link, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The passage, or "" for a memory held in another form."""
+        return self.payload.text if isinstance(self.payload, Text) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A recalled memory: `score` in [0, 1], and in words why it was found."""
+
+    cube: MemCube
+    score: float
+    why: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What is put before a model: `text`, the memories in it in its order, and its size in tokens."""
+
+    text: str
+    cubes: tuple[MemCube, ...]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Who did what to which memory when. `outcome` is "ok" or "failed"; `detail` never holds memory content."""
+
+    id: str
+    at: datetime
+    actor: str
+    verb: str
+    subject: str | None = None
+    version: int | None = None
+    outcome: str = "ok"
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a deletion removed: `ids` asked for, `derived` that fell with them, and how many stored versions went."""
+
+    actor: str
+    at: datetime
+    ids: tuple[str, ...]
+    derived: tuple[str, ...]
+    versions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestry:
+    """A memory between what it was made from and what was made from it, one step each way."""
+
+    cube: MemCube
+    parents: tuple[MemCube, ...]
+    children: tuple[MemCube, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counts over what the actor may read; `embedder` and `schema` describe the store."""
+
+    memories: int
+    by_kind: Mapping[str, int]
+    by_state: Mapping[str, int]
+    sessions: int
+    schema: int
+    embedder: str
+
+
+@dataclass(frozen=True, slots=True)
+class TickReport:
+    """What a tick did: usage records written, memories expired, and whether the tables were compacted."""
+
+    at: datetime
+    used: int
+    expired: int
+    compacted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A memory that a reader proposes.
+
+    `parents` are the turns that it was read from. `revises` is the id of a memory that it updates (a new version of the
+    same statement) or supersedes (the old one stops being true, and stays in the record); `decision` says which.
+    """
+
+    text: str
+    semantic_type: str = "fact"
+    speaker: str | None = None
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    occurred_at: datetime | None = None
+    parents: tuple[Link, ...] = ()
+    decision: str = "add"
+    revises: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a reader made of some turns: drafts, and in words what went wrong (each becomes a failed event)."""
+
+    drafts: tuple[Draft, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The numbers. Defaults suit one machine; none of them changes what is remembered.
+
+    fsync: flush every commit to the device before it is acknowledged (survives a power cut, not only a crash).
+    resident_memories: a scope of at most this many memories is ranked whole, from memory; a larger one from candidates.
+    resident_total: memories of all scopes kept in memory at once (about 3 KB each at 384 dimensions).
+    index_from: memories in the store from which on a vector index is kept (below, exact search is as fast).
+    compact_every: commits of this process between two compactions.
+    keep_versions: how long superseded table versions stay readable for requests under way.
+    candidates: how many a search arm brings when the scope is not resident.
+    flush_usage: buffered usage records that trigger a flush.
+    lock_seconds: how long a writer waits for another one.
+    """
+
+    fsync: bool = False
+    resident_memories: int = 20_000
+    resident_total: int = 100_000
+    index_from: int = 20_000
+    compact_every: int = 64
+    keep_versions: timedelta = timedelta(minutes=10)
+    candidates: int = 100
+    flush_usage: int = 512
+    lock_seconds: float = 60.0
+
+
+class Embedder(Protocol):
+    """Texts to vectors: n texts in, n vectors of one dimension out.
+
+    May carry `fingerprint: str` (identity of the weights) and `dimension: int`; without them the engine tells one
+    embedder from another by how it embeds a fixed sentence.
+    """
+
+    def __call__(self, texts: Sequence[str], /) -> Any: ...
+
+
+class Reader(Protocol):
+    """Turns that were just stored, into further memories. `similar` finds what is already known about a statement."""
+
+    def read(self, turns: Sequence[MemCube], similar: Callable[[str], Sequence[MemCube]], /) -> Reading: ...

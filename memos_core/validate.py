@@ -1,0 +1,72 @@
+"""Checks of what callers pass, each raising InvalidArgument that names the argument. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any
+
+from .codec import checked_text
+from .errors import InvalidArgument
+from .types import PUBLIC, MemCube, Namespace
+
+
+def checked_actor(actor: Any, *, public: bool = False) -> str:
+    """A non-empty string; "*" only where everybody may be meant."""
+    if not isinstance(actor, str) or not actor.strip():
+        raise InvalidArgument(f"actor: a non-empty string is needed, not {actor!r}")
+    if actor == PUBLIC and not public:
+        raise InvalidArgument(f"actor: {PUBLIC!r} means everybody, and nobody can act as that")
+    return checked_text(actor, "actor")
+
+
+def checked_namespace(namespace: Any, *, root: bool = False) -> Namespace:
+    """A tuple of non-empty labels; the empty one only where everything may be meant."""
+    if isinstance(namespace, str) or not isinstance(namespace, Sequence):
+        raise InvalidArgument(f"namespace: a tuple of labels is needed, such as ('app', 'alice'), not {namespace!r}")
+    for label in namespace:
+        if not isinstance(label, str) or not label:
+            raise InvalidArgument(f"namespace: labels are non-empty strings, not {label!r}")
+        checked_text(label, "namespace")
+    if not namespace and not root:
+        raise InvalidArgument("namespace: at least one label is needed")
+    return tuple(namespace)
+
+
+def checked_word(value: Any, argument: str) -> str | None:
+    """A non-empty string, or None."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise InvalidArgument(f"{argument}: a non-empty string is needed, not {value!r}")
+    return checked_text(value, argument)
+
+
+def checked_ids(ids: Any) -> list[str]:
+    """One id or several, memories standing for their ids."""
+    several = [ids] if isinstance(ids, str | MemCube) else ids
+    if not isinstance(several, Iterable):
+        raise InvalidArgument(f"id: a string is needed, not {ids!r}")
+    found = [i.id if isinstance(i, MemCube) else i for i in several]
+    for id in found:
+        if not isinstance(id, str) or not id:
+            raise InvalidArgument(f"id: a non-empty string is needed, not {id!r}")
+        checked_text(id, "id")
+    if not found:
+        raise InvalidArgument("ids: there is none in it")
+    return found
+
+
+def checked_ttl(ttl: Any) -> timedelta | None:
+    """A positive span, given as a timedelta or in seconds."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, timedelta | int | float):
+        raise InvalidArgument(f"ttl: a timedelta or seconds are needed, not {ttl!r}")
+    try:
+        span = ttl if isinstance(ttl, timedelta) else timedelta(seconds=ttl)
+    except (OverflowError, ValueError):
+        raise InvalidArgument(f"ttl: {ttl!r} seconds are no span of time") from None
+    if span <= timedelta(0):
+        raise InvalidArgument(f"ttl: {ttl!r} is over before it begins")
+    return span

@@ -1,0 +1,515 @@
+"""MemVault: the only module that knows LanceDB and the disk.
+
+Four tables. `cubes` holds the current version of every memory, with its vector and the columns that filters use;
+`history` the versions before; `events` who did what; `meta` one row, the manifest, which names the current cubes table.
+
+What is promised, and how: adding is *one* commit to `cubes` (the point at which it counts). A change first copies the old
+version to `history`, then replaces it in `cubes` if it is still that version: a crash in between leaves a copy that
+readers do not see, because they take from history only what is older than the current version. Events come last; opening
+the store adds those that a crash took (`missing_events`). On a local disk, writers take turns (a file lock, which a killed
+process gives back), so that reading and then writing is safe; readers never wait.
+
+LanceDB flushes nothing to the device; with `Policy(fsync=True)` each commit's new files are, before it is acknowledged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("LANCE_LOG", "error")  # before its import: Lance logs each fallback of its planner otherwise
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from filelock import FileLock, Timeout
+from lancedb.index import FTS, BTree, IvfSq, LabelList
+from lancedb.query import ColumnOrdering, MatchQuery
+
+from . import codec, filters
+from .disk import fault, flush_new_files
+from .errors import Conflict, Damaged, MemOSError, NotAStore, SchemaMismatch, StoreClosed, StoreUnavailable
+from .governance import readers_of
+from .types import SCHEMA, Event, MemCube, Policy, Usage
+
+Vector = np.ndarray[Any, np.dtype[np.float32]]
+ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
+
+_UTC = pa.timestamp("us", "UTC")
+_STRINGS = pa.list_(pa.string())
+_PAST = [
+    pa.field("id", pa.string(), nullable=False), pa.field("version", pa.int64()), pa.field("readers", _STRINGS),
+    pa.field("updated_at", _UTC), pa.field("text", pa.string()), pa.field("record", pa.string()),
+    pa.field("checksum", pa.int64()),
+]  # fmt: skip
+_CUBE = [
+    *_PAST, pa.field("seq", pa.int64()), pa.field("owner", pa.string()), pa.field("kind", pa.string()),
+    pa.field("state", pa.string()), pa.field("namespace", pa.string()), pa.field("key", pa.string()),
+    pa.field("session", pa.string()), pa.field("position", pa.int64()), pa.field("message_id", pa.string()),
+    pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
+    pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
+    pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
+    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
+]  # fmt: skip
+_EVENTS = pa.schema([
+    pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
+    pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
+    pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
+])  # fmt: skip
+_META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
+_READ = ["id", "version", "seq", "text", "record", "checksum", "reads", "last_read_at"]
+_WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the store is: the schema, the embedder (its fingerprint, or None, and how it embeds a fixed sentence), the
+    current cubes table, the one that a re-embedding is filling, and how many rows the vector index was trained on."""
+
+    schema: int
+    embedder: str | None
+    dimension: int
+    probe: tuple[float, ...]
+    cubes: str = "cubes"
+    filling: str | None = None
+    trained: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored memory with what the store adds to it: its vector, if asked for, and the number of its last write."""
+
+    cube: MemCube
+    seq: int
+    vector: Vector | None = None
+
+
+class Vault:
+    """One store, opened. Safe for many threads; any number of processes may open the same."""
+
+    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at `path`, or make one as `describe` says if there is nothing."""
+        self.path = os.fspath(path)
+        if "://" in self.path:
+            raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
+        self.policy = policy
+        self._mutex = threading.RLock()
+        self._held = 0
+        self._commits = 0
+        self._tables: dict[str, Any] = {}
+        self._synced: set[str] = set()
+        self._closed = False
+        _claim_folder(Path(self.path))
+        self._lock = FileLock(Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002)
+        with self._guarded("open"):
+            # interval 0: every read sees what any process committed; a stale handle silently updates nothing
+            self._db = lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+            self._meta_version = -1
+            with self.writing():
+                if "meta" not in self._db.list_tables().tables:
+                    self._create(describe())
+        self.manifest = self._read_manifest()
+
+    # --- reading ---------------------------------------------------------------------------------------------------
+
+    def rows(self, where: str, *, vectors: bool = False, limit: int = ALL, last_by: str | None = None) -> list[Row]:
+        """Current memories that a condition holds for; with `last_by`, the greatest by that column first."""
+        query = self._cubes.search().where(where).select([*_READ, "vector"] if vectors else _READ).limit(limit)
+        if last_by is not None:
+            query = query.order_by([ColumnOrdering(column_name=last_by, ascending=False)])
+        with self._guarded("cubes"):
+            return self._decoded(query.to_arrow(), vectors)
+
+    def sample(self, where: str, start: int, length: int) -> list[Row]:
+        """A run of memories that a condition holds for, in stored order, with vectors."""
+        query = self._cubes.search().where(where).select([*_READ, "vector"]).offset(start).limit(length)
+        with self._guarded("cubes"):
+            return self._decoded(query.to_arrow(), vectors=True)
+
+    def column(self, name: str, where: str) -> list[Any]:
+        """One column of the current memories that a condition holds for."""
+        with self._guarded("cubes"):
+            return self._cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
+
+    def count(self, where: str) -> int:
+        """How many current memories a condition holds for."""
+        with self._guarded("cubes"):
+            return int(self._cubes.count_rows(where))
+
+    def near(self, vector: Vector, where: str, limit: int) -> list[str]:
+        """Ids by cosine, nearest first, from among those that the condition holds for."""
+        query = self._cubes.search(vector).distance_type("cosine").refine_factor(5).where(where)
+        with self._guarded("cubes"):
+            found = query.select(["id", "_distance"]).limit(limit).to_arrow()
+        return found["id"].to_pylist()  # type: ignore[no-any-return]
+
+    def worded(self, words: str, where: str, limit: int) -> list[str]:
+        """Ids by BM25, best first, from among those that the condition holds for."""
+        query = self._cubes.search(MatchQuery(words, "text"), query_type="fts").where(where)
+        with self._guarded("cubes"):
+            found = query.select(["id", "_score"]).limit(limit).to_arrow()
+        return found["id"].to_pylist()  # type: ignore[no-any-return]
+
+    def past(self, id: str) -> list[MemCube]:
+        """The versions of a memory before the current one, oldest first."""
+        query = self._table("history").search().where(f"id = {filters.literal(id)}").select(["text", "record", "checksum"])
+        with self._guarded("history"):
+            found = {c.version: c for c in (r.cube for r in self._decoded(query.limit(ALL).to_arrow(), False))}
+        return [found[v] for v in sorted(found)]
+
+    def events(self, where: str, limit: int) -> list[Event]:
+        """Events that a condition holds for, the newest first."""
+        order = [ColumnOrdering(column_name="at", ascending=False)]
+        names = [n for n in _EVENTS.names if n != "readers"]
+        query = self._table("events").search().where(where).select(names).order_by(order).limit(limit)
+        with self._guarded("events"):
+            found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}
+        return list(found.values())
+
+    def revision(self) -> tuple[str, int]:
+        """Changes whenever a memory does (and at a few other times): what was read at the same revision still holds."""
+        self._check_manifest()
+        with self._guarded("cubes"):
+            return self.manifest.cubes, self._cubes.version
+
+    # --- writing ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Be the only writer until the end of the block. Raises StoreUnavailable after `Policy.lock_seconds`."""
+        if self._closed:
+            raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        with self._mutex:
+            self._held += 1
+            try:
+                if self._held == 1:
+                    self._acquire()
+                if self._held == 1 and self._tables:
+                    self._check_manifest()
+                yield
+            finally:
+                self._held -= 1
+                if self._held == 0:
+                    self._lock.release()
+
+    def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+        """Store new memories in one commit. The caller holds `writing()` and has seen that their ids are not there."""
+        if cubes:
+            with self._guarded("cubes"):
+                self._cubes.add(self._encoded(cubes, vectors, self._cubes.version + 1))
+            self._committed(self.manifest.cubes)
+
+    def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+        """Put new versions in the place of old ones in one commit, the old ones going to history first. A vector of None
+        keeps the stored one. Raises Conflict, and changes nothing current, if one is no longer the version it was."""
+        if not new:
+            return
+        with self.writing():
+            kept = self._still(old, need_vectors=any(v is None for v in vectors))
+            filled = [kept[c.id].vector if v is None else v for c, v in zip(new, vectors, strict=True)]
+            with self._guarded("history"):
+                self._table("history").add(_past_rows(old))
+            self._committed("history")
+            with self._guarded("cubes"):
+                rows = self._encoded([replace(c, usage=kept[c.id].cube.usage) for c in new], filled, self._cubes.version + 1)
+                self._cubes.merge_insert("id").when_matched_update_all().execute(rows)
+            self._committed(self.manifest.cubes)
+
+    def remove(self, ids: Sequence[str]) -> int:
+        """Remove memories and all their versions; how many old versions went. History goes last: what is not current
+        is not readable, so a crash in between leaves nothing to see, and `sweep` finishes."""
+        with self.writing(), self._guarded("cubes"):
+            for some in _batches(ids, 5_000):
+                self._cubes.delete(filters.one_of("id", some))
+            self._committed(self.manifest.cubes)
+            return self._remove_past(ids)
+
+    def record(self, events: Sequence[Event], readers: Sequence[Iterable[str]]) -> None:
+        """Append events, each with who besides its actor may see it."""
+        if events:
+            rows = [{**asdict(e), "readers": sorted(r)} for e, r in zip(events, readers, strict=True)]
+            with self._guarded("events"):
+                self._table("events").add(pa.Table.from_pylist(rows, schema=_EVENTS))
+            self._committed("events")
+
+    def count_reads(self, reads: dict[str, Usage]) -> None:
+        """Add buffered usage to what is stored. Not a new version: it says nothing about the content."""
+        with self.writing(), self._guarded("cubes"):
+            for some in _batches(sorted(reads), 500):
+                cases = " ".join(f"WHEN {filters.literal(i)} THEN {reads[i].reads}" for i in some)
+                times = " ".join(f"WHEN {filters.literal(i)} THEN {_moment(reads[i])}" for i in some)
+                self._cubes.update(
+                    where=filters.one_of("id", some),
+                    values_sql={"reads": f"reads + CASE id {cases} ELSE 0 END", "last_read_at": f"CASE id {times} END"},
+                )
+                self._committed(self.manifest.cubes)
+
+    # --- upkeep ----------------------------------------------------------------------------------------------------
+
+    @property
+    def needs_compaction(self) -> bool:
+        """Whether this process has committed enough for the tables to be worth compacting."""
+        return self._commits >= self.policy.compact_every
+
+    def compact(self) -> bool:
+        """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it."""
+        lock = FileLock(Path(self.path) / ".compact.lock", timeout=0)
+        try:
+            with lock:
+                self._commits = 0
+                for name in (self.manifest.cubes, "history", "events", "meta"):
+                    with self._guarded(name):
+                        _retried(lambda name=name: self._table(name).optimize(cleanup_older_than=self.policy.keep_versions))
+                self._train()
+                return True
+        except Timeout:
+            return False
+
+    def sweep(self) -> int:
+        """Remove versions of memories that are no longer there, which a killed deletion left. Returns how many."""
+        with self.writing(), self._guarded("history"):
+            past = self._table("history").search().select(["id"]).limit(ALL).to_arrow()["id"].unique().to_pylist()
+            if not past:
+                return 0
+            there = set(self.column("id", filters.one_of("id", past))) if len(past) < 5_000 else set(self.column("id", "true"))
+            return self._remove_past([id for id in past if id not in there])
+
+    def missing_events(self, since: datetime) -> list[MemCube]:
+        """Memories written since a time, whose current version no event tells of: a crash came between the two."""
+        recent = self.rows(f"updated_at >= {filters.literal(since)}")
+        query = self._table("events").search().where(f"at >= {filters.literal(since)}").select(["subject", "version"])
+        with self._guarded("events"):
+            told = {(e["subject"], e["version"]) for e in query.limit(ALL).to_arrow().to_pylist()}
+        return [r.cube for r in recent if (r.cube.id, r.cube.version) not in told]
+
+    def close(self) -> None:
+        """Let go of the tables. Twice is once."""
+        self._closed = True
+        self._tables.clear()
+
+    # --- tables ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _cubes(self) -> Any:
+        return self._table(self.manifest.cubes)
+
+    def _table(self, name: str) -> Any:
+        if self._closed:
+            raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        if name not in self._tables:
+            with self._guarded(name), self._mutex:
+                self._tables[name] = self._db.open_table(name)
+        return self._tables[name]
+
+    def _create(self, manifest: Manifest) -> None:
+        if (strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]):
+            raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
+        self.make_cubes(manifest.cubes, manifest.dimension)
+        if self._db.open_table(manifest.cubes).count_rows():
+            raise Damaged(f"{self.path}/meta.lance is missing, though there are memories beside it")
+        past = self._db.create_table("history", schema=pa.schema(_PAST), exist_ok=True)
+        _index(past, {"id": BTree()})
+        events = self._db.create_table("events", schema=_EVENTS, exist_ok=True)
+        _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
+        # last, and complete from the first moment: a store exists when its manifest does
+        row = pa.Table.from_pylist([{"key": "manifest", "value": json.dumps(asdict(manifest))}], schema=_META)
+        self._db.create_table("meta", data=row)
+        self._committed("meta")
+
+    def make_cubes(self, name: str, dimension: int) -> None:
+        """Make an empty cubes table with its indexes, or finish one that a killed process began."""
+        schema = pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
+        table = self._db.create_table(name, schema=schema, exist_ok=True)
+        trees = {c: BTree() for c in ("id", "seq", "namespace", "session", "updated_at")}
+        _index(table, {**trees, **{c: LabelList() for c in ("readers", "tags", "parents")}, "text": _WORDS})
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Switch to another manifest, in one commit."""
+        with self.writing(), self._guarded("meta"):
+            self._table("meta").update(where="key = 'manifest'", values={"value": json.dumps(asdict(manifest))})
+            self._committed("meta")
+            self.manifest = self._read_manifest()
+
+    def _read_manifest(self) -> Manifest:
+        with self._guarded("meta"):
+            version = self._table("meta").version
+            rows = self._table("meta").search().select(["value"]).limit(2).to_list()
+        if len(rows) != 1:
+            raise Damaged(f"{self.path}/meta.lance holds {len(rows)} manifests instead of one")
+        raw = json.loads(rows[0]["value"])
+        if raw.get("schema") != SCHEMA:
+            raise SchemaMismatch(
+                f"{self.path} has store schema {raw.get('schema')}, this version reads {SCHEMA}: use the memos-adapters that wrote it, or a newer one"
+            )
+        self._meta_version = version
+        return Manifest(**{**raw, "probe": tuple(raw["probe"])})
+
+    def _check_manifest(self) -> None:
+        with self._guarded("meta"):
+            stale = self._table("meta").version != self._meta_version
+        if stale:
+            self.manifest = self._read_manifest()
+
+    def _train(self) -> None:
+        """Keep a vector index once it pays, and train it anew when the store has doubled: later rows are only appended
+        to the partitions that the first ones made."""
+        rows = self._cubes.count_rows()
+        if rows >= self.policy.index_from and rows >= 2 * self.manifest.trained:
+            partitions = max(1, int(rows**0.5) // 2)
+            config = IvfSq(distance_type="cosine", num_partitions=partitions)
+            with self._guarded(self.manifest.cubes):
+                self._cubes.create_index("vector", config=config, name="vector_idx", replace=True)
+            self.write_manifest(replace(self.manifest, trained=rows))
+
+    # --- rows ------------------------------------------------------------------------------------------------------
+
+    def _still(self, old: Sequence[MemCube], need_vectors: bool) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        for some in _batches([c.id for c in old], 1_000):
+            rows |= {r.cube.id: r for r in self.rows(filters.one_of("id", some), vectors=need_vectors)}
+        for cube in old:
+            if cube.id not in rows or rows[cube.id].cube.version != cube.version:
+                raise Conflict(f"memory {cube.id} is no longer at version {cube.version}: read it again")
+        return rows
+
+    def _remove_past(self, ids: Sequence[str]) -> int:
+        table, gone = self._table("history"), 0
+        for some in _batches(ids, 5_000):
+            where = filters.one_of("id", some)
+            if count := table.count_rows(where):
+                table.delete(where)
+                gone += count
+        if gone:
+            self._committed("history")
+        return gone
+
+    def _encoded(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int) -> pa.Table:
+        rows = [_cube_row(c, seq) for c in cubes]
+        columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
+        arrays = [
+            pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
+            if f.name == "attributes" else pa.array(columns[f.name], f.type) for f in _CUBE
+        ]  # fmt: skip
+        return pa.table([*arrays, _vector_array(vectors, self.manifest.dimension)], names=[*columns, "vector"]).cast(
+            pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), self.manifest.dimension))])
+        )
+
+    def _decoded(self, found: pa.Table, vectors: bool) -> list[Row]:
+        names = set(found.column_names)
+        usage = "reads" in names
+        columns = {n: found[n].to_pylist() for n in names if n != "vector"}
+        matrix = _matrix(found["vector"], self.manifest.dimension) if vectors else None
+        rows = []
+        for i, (record, text, stored) in enumerate(zip(columns["record"], columns["text"], columns["checksum"], strict=True)):
+            if codec.checksum(record, text) != stored:
+                raise Damaged(f"{self.path}: a record does not match its checksum: {record[:80]!r}")
+            used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if usage else Usage()
+            cube = codec.decode(record, text, used)
+            rows.append(Row(cube, columns["seq"][i] if usage else 0, None if matrix is None else matrix[i]))
+        return rows
+
+    def _committed(self, table: str) -> None:
+        self._commits += 1
+        if self.policy.fsync:
+            flush_new_files(Path(self.path) / f"{table}.lance", self._synced)
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise StoreUnavailable(
+                f"{self.path}: another process has been writing for {self.policy.lock_seconds} s (lock {self._lock.lock_file})"
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def _guarded(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except MemOSError:
+            raise
+        except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
+            raise fault(error, self.path, table) from error
+
+
+def _claim_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise StoreUnavailable(f"{path} is a file: a store is a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be made: {error.strerror or error}") from error
+
+
+def _index(table: Any, wanted: dict[str, Any]) -> None:
+    there = {c for index in table.list_indices() for c in index.columns}
+    for column, config in wanted.items():
+        if column not in there:
+            table.create_index(column, config=config)
+
+
+def _retried(work: Callable[[], Any], tries: int = 5) -> None:
+    for attempt in range(tries):
+        try:
+            work()
+            return
+        except RuntimeError as error:
+            if "conflict" not in str(error).lower() or attempt == tries - 1:
+                raise
+            time.sleep(0.05 * 2**attempt)
+
+
+def _cube_row(cube: MemCube, seq: int) -> dict[str, Any]:
+    origin, record = cube.origin, codec.encode(cube)
+    text = cube.text or None
+    return {
+        "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
+        "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
+        "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
+        "key": cube.key, "session": origin.session, "position": origin.position, "message_id": origin.message_id,
+        "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
+        "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
+        "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
+        "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
+    }  # fmt: skip
+
+
+def _past_rows(cubes: Sequence[MemCube]) -> pa.Table:
+    names = [f.name for f in _PAST]
+    rows = [_cube_row(c, 0) for c in cubes]
+    return pa.Table.from_pylist([{n: r[n] for n in names} for r in rows], schema=pa.schema(_PAST))
+
+
+def _vector_array(vectors: Sequence[Vector | None], dimension: int) -> pa.Array:
+    flat = np.zeros((len(vectors), dimension), np.float32)
+    for i, vector in enumerate(vectors):
+        if vector is not None:
+            flat[i] = vector
+    absent = pa.array([v is None for v in vectors], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimension, mask=absent)
+
+
+def _matrix(column: pa.ChunkedArray, dimension: int) -> list[Vector | None]:
+    array = column.combine_chunks()
+    there = np.asarray(array.is_valid())
+    flat = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # flatten leaves the null rows out
+    at = np.cumsum(there) - 1
+    return [flat[at[i]] if there[i] else None for i in range(len(there))]
+
+
+def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _moment(usage: Usage) -> str:
+    return filters.literal(usage.last_read_at or datetime.fromtimestamp(0, UTC))

@@ -1,0 +1,220 @@
+"""The resident working set: scopes (what one actor may read under one namespace) kept in memory for ranking.
+
+Knows the vault and the ranking. A scope of up to `Policy.resident_memories` is ranked whole; a larger one from candidates
+that the database brings (nearest vectors, best words, and the turns around both), against statistics of a sample. What is
+kept is checked against the store at every search, so that another process's write is seen by the next one.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from . import filters, lifecycle
+from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
+from .types import Hit, MemCube, Namespace, Policy
+from .vault import Row, Vault, Vector
+
+_SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
+_AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What an actor may read at or below a namespace."""
+
+    actor: str
+    namespace: Namespace
+
+    @property
+    def where(self) -> str:
+        """As a database filter: what is outside is never fetched."""
+        return filters.all_of(
+            filters.readable_by(self.actor), filters.under(self.namespace), filters.in_states(lifecycle.SEARCHED)
+        )
+
+
+@dataclass(slots=True)
+class _Resident:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    corpus: Corpus | None = None
+    cubes: dict[str, MemCube] = field(default_factory=dict)
+    expiring: list[tuple[datetime, str]] = field(default_factory=list)
+    revision: tuple[str, int] | None = None
+    seq: int = -1
+
+
+class WorkingSet:
+    """Ranked search over scopes. Safe for many threads; one scope is ranked by one thread at a time."""
+
+    def __init__(self, vault: Vault, policy: Policy) -> None:
+        self._vault = vault
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
+        self._large: dict[Scope, tuple[int, Statistics]] = {}
+        self._second = ThreadPoolExecutor(1, "memos-arm")
+
+    def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
+        """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
+        with self._lock:
+            entry = self._kept.setdefault(scope, _Resident())
+            self._kept.move_to_end(scope)
+        with entry.lock:
+            if self._refresh(scope, entry, now):
+                assert entry.corpus is not None
+                among = None if narrowed is None else set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
+                found = _rank(question, entry.corpus, k, among)
+                hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in found]
+                self._shrink(scope)
+                return hits
+        with self._lock:
+            self._kept.pop(scope, None)
+        return self._from_candidates(scope, question, k, narrowed, now)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+        self._second.shutdown()
+
+    # --- resident ----------------------------------------------------------------------------------------------------
+
+    def _refresh(self, scope: Scope, entry: _Resident, now: datetime) -> bool:
+        """Bring a resident scope up to date; False if it is too large to be one."""
+        revision = self._vault.revision()
+        if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
+            return self._load(scope, entry, revision, now)
+        if entry.revision != revision:
+            self._take(entry, self._vault.rows(f"seq > {entry.seq} AND ({_anything(scope)})", vectors=True), now)
+            if self._vault.count(filters.all_of(scope.where, filters.unexpired(now))) != len(entry.cubes):
+                there = set(self._vault.column("id", filters.all_of(scope.where, filters.unexpired(now))))
+                _drop(entry, [id for id in entry.cubes if id not in there])
+                if len(entry.cubes) != len(there):
+                    return self._load(scope, entry, revision, now)
+            entry.revision = revision
+        while entry.expiring and entry.expiring[0][0] <= now:
+            _, id = heapq.heappop(entry.expiring)
+            if id in entry.cubes and lifecycle.has_expired(entry.cubes[id], now):
+                _drop(entry, [id])
+        return len(entry.cubes) <= self._policy.resident_memories
+
+    def _load(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> bool:
+        entry.corpus, entry.cubes, entry.expiring, entry.seq = None, {}, [], -1
+        if self._vault.count(scope.where) > self._policy.resident_memories:
+            return False
+        entry.corpus = Corpus()
+        self._take(entry, self._vault.rows(scope.where, vectors=True), now)
+        entry.revision = revision
+        return True
+
+    def _take(self, entry: _Resident, rows: list[Row], now: datetime) -> None:
+        assert entry.corpus is not None
+        live = [r for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
+        _drop(entry, [r.cube.id for r in rows])
+        entry.corpus.put(passage(r.cube, r.vector) for r in live if r.vector is not None)
+        for row in live:
+            entry.cubes[row.cube.id] = row.cube
+            if row.cube.lifespan.expires_at is not None:
+                heapq.heappush(entry.expiring, (row.cube.lifespan.expires_at, row.cube.id))
+        entry.seq = max([entry.seq, *(r.seq for r in rows)])
+
+    def _shrink(self, used: Scope) -> None:
+        """Let the scopes that were used longest ago go, until the rest fits."""
+        with self._lock:
+            total = sum(len(e.cubes) for e in self._kept.values())
+            for scope in list(self._kept):
+                if total <= self._policy.resident_total or scope == used:
+                    break
+                total -= len(self._kept.pop(scope).cubes)
+
+    # --- candidates --------------------------------------------------------------------------------------------------
+
+    def _from_candidates(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
+        whole = filters.all_of(scope.where, filters.unexpired(now))
+        where = filters.all_of(whole, narrowed)
+        wanted = max(self._policy.candidates, k)
+        near = self._second.submit(self._vault.near, question.vector, where, wanted)
+        words = _search_words(question.text)
+        worded = self._vault.worded(words, where, wanted) if words else []
+        found = list(dict.fromkeys(_alternately(near.result(), worded)))
+        if not found:
+            return []
+        rows = {r.cube.id: r for r in self._vault.rows(filters.one_of("id", found), vectors=True)}
+        around = _neighbours([rows[id].cube for id in found[:_ANCHORS] if id in rows])
+        if around:
+            rows |= {r.cube.id: r for r in self._vault.rows(filters.all_of(whole, around), vectors=True)}
+        among: set[str] | None = None
+        if narrowed is not None:
+            among = set(found) | set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
+        corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
+        ranked = _rank(question, corpus, k, among, self._statistics(scope))
+        return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
+
+    def _statistics(self, scope: Scope) -> Statistics:
+        """Of a large scope, from a sample, until it has grown or shrunk by a fifth."""
+        size = self._vault.count(scope.where)
+        known = self._large.get(scope)
+        if known is None or not 0.8 <= size / known[0] <= 1.2:
+            step = max(1, size // _SLICES)
+            slices = (self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step))
+            sample = Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None)
+            known = (size, sample.statistics())
+            self._large[scope] = known
+        return known[1]
+
+
+def _rank(question: Question, corpus: Corpus, k: int, among: set[str] | None, statistics: Statistics | None = None) -> list[Ranked]:
+    if among is None:
+        return rank(question, corpus, k, statistics=statistics)
+    return [r for r in rank(question, corpus, max(1, len(corpus)), statistics=statistics) if r.id in among][:k]
+
+
+def passage(cube: MemCube, vector: Vector) -> Passage:
+    """What ranking needs of a memory. Sessions of different owners or namespaces are different sessions."""
+    origin = cube.origin
+    session = None if origin.session is None else "\x1f".join((cube.access.owner, *cube.namespace, origin.session))
+    return Passage(
+        id=cube.id, text=cube.text, vector=vector, speaker=origin.speaker, session=session,
+        position=origin.position, occurred_at=origin.happened_at, priority=cube.priority - 0.5,
+    )  # fmt: skip
+
+
+def _anything(scope: Scope) -> str:
+    """The scope, whatever the state: what left it must be seen to leave."""
+    return filters.all_of(filters.readable_by(scope.actor), filters.under(scope.namespace))
+
+
+def _drop(entry: _Resident, ids: list[str]) -> None:
+    assert entry.corpus is not None
+    entry.corpus.remove(id for id in ids if id in entry.cubes)
+    for id in ids:
+        entry.cubes.pop(id, None)
+
+
+def _neighbours(cubes: Iterable[MemCube]) -> str | None:
+    """The turns around some, as a condition."""
+    spans = [
+        f"(session = {filters.literal(c.origin.session)} AND namespace = {filters.literal(filters.encode_namespace(c.namespace))}"
+        f" AND position >= {c.origin.position - _AROUND} AND position <= {c.origin.position + _AROUND})"
+        for c in cubes
+        if c.origin.session is not None and c.origin.position is not None
+    ]
+    return " OR ".join(spans) or None
+
+
+def _alternately(one: list[Any], other: list[Any]) -> Iterable[Any]:
+    for i in range(max(len(one), len(other))):
+        yield from one[i : i + 1]
+        yield from other[i : i + 1]
+
+
+def _search_words(text: str) -> str:
+    """Each word once, of the first thousand characters: a word repeated multiplies its weight and the query's time."""
+    return " ".join(dict.fromkeys(text[:1000].split()))
+
