@@ -10,6 +10,7 @@ from .errors import Conflict, Damaged, StoreError, StoreUnavailable
 
 _UNUSABLE = re.compile(r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I)
 _CONFLICT = re.compile(r"conflict", re.I)
+_REFUSED = re.compile(r"invalid user input|schema error|no field named", re.I)  # the database did not understand us
 
 
 def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
@@ -20,6 +21,8 @@ def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
         return StoreUnavailable(f"{where}: {_brief(words)}. What was acknowledged before is stored")
     if _CONFLICT.search(words):
         return Conflict(f"{where} kept changing under this write, which was not made: {_brief(words)}")
+    if _REFUSED.search(words):
+        return StoreError(f"{where}: the database refused: {_brief(words)}")
     return Damaged(f"{where} cannot be read as it was written: {_brief(words)}")
 
 

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class LocalEmbedder:
         self._model: Any = None
         self._lock = threading.Lock()  # fast tokenizers refuse to be used by two threads at once
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Identity of the weights: their hash where they lie in a folder, else the model's name."""
         if self._folder is None:

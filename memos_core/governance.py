@@ -28,16 +28,22 @@ def may_write(actor: str, access: Access) -> bool:
     return actor == access.owner or not access.writers.isdisjoint((actor, PUBLIC))
 
 
+def require_read(actor: str, cube: MemCube) -> None:
+    """Raise NotFound if the actor may not read: for it, the memory does not exist."""
+    if not may_read(actor, cube.access):
+        raise NotFound(f"no memory {cube.id!r}")
+
+
 def require_write(actor: str, cube: MemCube) -> None:
     """Raise what the actor is entitled to know: `NotFound` if it may not even read, else `AccessDenied`."""
-    _require_read(actor, cube)
+    require_read(actor, cube)
     if not may_write(actor, cube.access):
         raise AccessDenied(f"{actor!r} may read memory {cube.id} but not change it: ask its owner to share(writers=...)")
 
 
 def require_owner(actor: str, cube: MemCube) -> None:
     """Like `require_write`, for what only the owner may do: delete, share, freeze, archive."""
-    _require_read(actor, cube)
+    require_read(actor, cube)
     if actor != cube.access.owner:
         raise AccessDenied(f"only the owner of memory {cube.id} may do this, and {actor!r} is not")
 
@@ -64,8 +70,3 @@ def derived_access(actor: str, sources: Iterable[Access]) -> Access:
 def shared(access: Access, readers: frozenset[str], writers: frozenset[str]) -> Access:
     """The access after its owner named exactly these readers and writers."""
     return replace(access, readers=readers, writers=writers)
-
-
-def _require_read(actor: str, cube: MemCube) -> None:
-    if not may_read(actor, cube.access):
-        raise NotFound(f"no memory {cube.id!r}")

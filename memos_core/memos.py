@@ -17,7 +17,7 @@ from . import brief as briefs
 from . import filters, governance, lifecycle, placement, reader
 from .codec import checked_attributes
 from .embedding import Embedding
-from .errors import Conflict, InvalidArgument, MemOSError, NotFound, StoreClosed
+from .errors import Conflict, Damaged, InvalidArgument, MemOSError, NotFound, StoreClosed
 from .recall import Question
 from .types import (
     SCHEMA, Access, Ancestry, Brief, Draft, Event, Hit, Kind, Lifespan, Link, MemCube, Namespace, Origin, Policy, Reader,
@@ -539,7 +539,12 @@ class MemOS:
         self._vault.record(events, [governance.readers_of(c.access) if c else () for c in subjects])
 
     def _repair(self) -> None:
-        """Tell of what was written in the last day and not told of, because a process was killed between the two."""
+        """Tell of what was written in the last day and not told of, because a process was killed between the two. Raises
+        Damaged for the opposite: what was told of and is not there."""
+        if self._vault.lost():
+            with self._vault.writing():
+                if lost := self._vault.lost():
+                    raise Damaged(f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}")
         since = self._clock() - timedelta(days=1)
         if not self._vault.missing_events(since):
             return

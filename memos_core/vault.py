@@ -18,10 +18,11 @@ import json
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ _CUBE = [
     pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
     pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
     pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
-    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
+    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()),
 ]  # fmt: skip
 _EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
@@ -66,6 +67,7 @@ _EVENTS = pa.schema([
 ])  # fmt: skip
 _META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 _READ = ["id", "version", "seq", "text", "record", "checksum", "reads", "last_read_at"]
+_READ_VECTOR = [*_READ, "vector", "vector_checksum"]
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
 
@@ -122,7 +124,7 @@ class Vault:
 
     def rows(self, where: str, *, vectors: bool = False, limit: int = ALL, last_by: str | None = None) -> list[Row]:
         """Current memories that a condition holds for; with `last_by`, the greatest by that column first."""
-        query = self._cubes.search().where(where).select([*_READ, "vector"] if vectors else _READ).limit(limit)
+        query = self._cubes.search().where(where).select(_READ_VECTOR if vectors else _READ).limit(limit)
         if last_by is not None:
             query = query.order_by([ColumnOrdering(column_name=last_by, ascending=False)])
         with self._guarded("cubes"):
@@ -130,7 +132,7 @@ class Vault:
 
     def sample(self, where: str, start: int, length: int) -> list[Row]:
         """A run of memories that a condition holds for, in stored order, with vectors."""
-        query = self._cubes.search().where(where).select([*_READ, "vector"]).offset(start).limit(length)
+        query = self._cubes.search().where(where).select(_READ_VECTOR).offset(start).limit(length)
         with self._guarded("cubes"):
             return self._decoded(query.to_arrow(), vectors=True)
 
@@ -242,15 +244,18 @@ class Vault:
 
     def count_reads(self, reads: dict[str, Usage]) -> None:
         """Add buffered usage to what is stored. Not a new version: it says nothing about the content."""
+        schema = pa.schema([f for f in _CUBE if f.name in ("id", "reads", "last_read_at")])
         with self.writing(), self._guarded("cubes"):
-            for some in _batches(sorted(reads), 500):
-                cases = " ".join(f"WHEN {filters.literal(i)} THEN {reads[i].reads}" for i in some)
-                times = " ".join(f"WHEN {filters.literal(i)} THEN {_moment(reads[i])}" for i in some)
-                self._cubes.update(
-                    where=filters.one_of("id", some),
-                    values_sql={"reads": f"reads + CASE id {cases} ELSE 0 END", "last_read_at": f"CASE id {times} END"},
-                )
-                self._committed(self.manifest.cubes)
+            for some in _batches(sorted(reads), 1_000):
+                stored = self._cubes.search().where(filters.one_of("id", some)).select(["id", "reads"]).limit(ALL)
+                rows = [
+                    {"id": r["id"], "reads": r["reads"] + reads[r["id"]].reads, "last_read_at": reads[r["id"]].last_read_at}
+                    for r in stored.to_list()
+                ]
+                if rows:
+                    table = pa.Table.from_pylist(rows, schema=schema)
+                    self._cubes.merge_insert("id").when_matched_update_all().execute(table)
+                    self._committed(self.manifest.cubes)
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -289,6 +294,17 @@ class Vault:
         with self._guarded("events"):
             told = {(e["subject"], e["version"]) for e in query.limit(ALL).to_arrow().to_pylist()}
         return [r.cube for r in recent if (r.cube.id, r.cube.version) not in told]
+
+    def lost(self) -> list[str]:
+        """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance
+        fell back to an older state without a word. (Events are written after what they tell of.)"""
+        told = self.events("outcome = 'ok' AND subject IS NOT NULL AND verb != 'delete'", 200)
+        ids = {e.subject for e in told if e.subject is not None}
+        if not ids:
+            return []
+        there = {r.cube.id: r.cube.version for r in self.rows(filters.one_of("id", sorted(ids)))}
+        deleted = {e.subject for e in self.events(filters.all_of("verb = 'delete'", filters.one_of("subject", sorted(ids))), ALL)}
+        return sorted({e.subject for e in told if e.subject and e.subject not in deleted and there.get(e.subject, 0) < (e.version or 0)})
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
@@ -392,7 +408,7 @@ class Vault:
         return gone
 
     def _encoded(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int) -> pa.Table:
-        rows = [_cube_row(c, seq) for c in cubes]
+        rows = [_cube_row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)]
         columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
         arrays = [
             pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
@@ -411,6 +427,8 @@ class Vault:
         for i, (record, text, stored) in enumerate(zip(columns["record"], columns["text"], columns["checksum"], strict=True)):
             if codec.checksum(record, text) != stored:
                 raise Damaged(f"{self.path}: a record does not match its checksum: {record[:80]!r}")
+            if matrix is not None and _vector_checksum(matrix[i]) != columns["vector_checksum"][i]:
+                raise Damaged(f"{self.path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}")
             used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if usage else Usage()
             cube = codec.decode(record, text, used)
             rows.append(Row(cube, columns["seq"][i] if usage else 0, None if matrix is None else matrix[i]))
@@ -468,7 +486,11 @@ def _retried(work: Callable[[], Any], tries: int = 5) -> None:
             time.sleep(0.05 * 2**attempt)
 
 
-def _cube_row(cube: MemCube, seq: int) -> dict[str, Any]:
+def _vector_checksum(vector: Vector | None) -> int | None:
+    return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
+
+
+def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict[str, Any]:
     origin, record = cube.origin, codec.encode(cube)
     text = cube.text or None
     return {
@@ -480,12 +502,13 @@ def _cube_row(cube: MemCube, seq: int) -> dict[str, Any]:
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
         "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
+        "vector_checksum": _vector_checksum(vector),
     }  # fmt: skip
 
 
 def _past_rows(cubes: Sequence[MemCube]) -> pa.Table:
     names = [f.name for f in _PAST]
-    rows = [_cube_row(c, 0) for c in cubes]
+    rows = [_cube_row(c) for c in cubes]
     return pa.Table.from_pylist([{n: r[n] for n in names} for r in rows], schema=pa.schema(_PAST))
 
 
@@ -509,7 +532,3 @@ def _matrix(column: pa.ChunkedArray, dimension: int) -> list[Vector | None]:
 def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _moment(usage: Usage) -> str:
-    return filters.literal(usage.last_read_at or datetime.fromtimestamp(0, UTC))

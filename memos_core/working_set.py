@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from . import filters, lifecycle
+from . import filters, governance, lifecycle
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
 from .types import Hit, MemCube, Namespace, Policy
 from .vault import Row, Vault, Vector
@@ -91,7 +91,7 @@ class WorkingSet:
         if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
             return self._load(scope, entry, revision, now)
         if entry.revision != revision:
-            self._take(entry, self._vault.rows(f"seq > {entry.seq} AND ({_anything(scope)})", vectors=True), now)
+            self._take(scope, entry, self._vault.rows(f"seq > {entry.seq} AND ({_anything(scope)})", vectors=True), now)
             if self._vault.count(filters.all_of(scope.where, filters.unexpired(now))) != len(entry.cubes):
                 there = set(self._vault.column("id", filters.all_of(scope.where, filters.unexpired(now))))
                 _drop(entry, [id for id in entry.cubes if id not in there])
@@ -109,12 +109,14 @@ class WorkingSet:
         if self._vault.count(scope.where) > self._policy.resident_memories:
             return False
         entry.corpus = Corpus()
-        self._take(entry, self._vault.rows(scope.where, vectors=True), now)
+        self._take(scope, entry, self._vault.rows(scope.where, vectors=True), now)
         entry.revision = revision
         return True
 
-    def _take(self, entry: _Resident, rows: list[Row], now: datetime) -> None:
+    def _take(self, scope: Scope, entry: _Resident, rows: list[Row], now: datetime) -> None:
         assert entry.corpus is not None
+        for row in rows:  # the filter said so; the record, which is checked against its sum, has the last word
+            governance.require_read(scope.actor, row.cube)
         live = [r for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
         _drop(entry, [r.cube.id for r in rows])
         entry.corpus.put(passage(r.cube, r.vector) for r in live if r.vector is not None)

@@ -1,0 +1,136 @@
+"""memosctl: the store from a shell. Parses, calls, prints; the work is elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .errors import MemOSError
+
+BENCHES = ("locomo", "prefeval", "store")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except MemOSError as error:
+        print(f"memosctl: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("memosctl: interrupted; what was acknowledged is stored", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away (head)
+        sys.stderr.close()
+        return 141
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="memosctl", description="Long-term memory for LLM applications.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo", help="an agent that remembers, in two processes: one lives, one is asked", add_help=False
+    )
+    demo.set_defaults(run=_demo)
+    demo.add_argument("rest", nargs=argparse.REMAINDER)
+
+    for name, run, help in (
+        ("search", _search, "find memories"),
+        ("log", _log, "who did what to which memory when"),
+        ("stats", _stats, "what is in a store"),
+        ("tick", _tick, "upkeep: expire, sweep, compact"),
+        ("reembed", _reembed, "rebuild all vectors with another embedder; go on where a killed run stopped"),
+    ):
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(run=run)
+        command.add_argument("path", help="the store")
+        if name == "search":
+            command.add_argument("query")
+            command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+        if name != "reembed":
+            command.add_argument("--actor", default="local", help="who acts (default: local)")
+        if name in ("search", "log", "stats"):
+            command.add_argument("--json", action="store_true", help="one JSON object a line")
+        if name in ("search", "reembed"):
+            command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+
+    bench = commands.add_parser("bench", help="measure, with baselines in the same run", add_help=False)
+    bench.set_defaults(run=_bench)
+    bench.add_argument("name", choices=BENCHES)
+    bench.add_argument("rest", nargs=argparse.REMAINDER)
+    return parser
+
+
+def _demo(args: argparse.Namespace) -> int:
+    # a process of its own: the adapter stands above the engine, which does not import it
+    return subprocess.run([sys.executable, "-m", "langchain_memos.demo", *args.rest], check=False).returncode
+
+
+def _bench(args: argparse.Namespace) -> int:
+    return int(importlib.import_module(f"memos_core.bench.{args.name}").main(args.rest) or 0)
+
+
+def _open(args: argparse.Namespace) -> Any:
+    from .memos import MemOS
+
+    return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
+
+
+def _search(args: argparse.Namespace) -> None:
+    with _open(args) as memory:
+        for hit in memory.search(args.query, k=args.k):
+            cube = hit.cube
+            if args.json:
+                print(json.dumps({"id": cube.id, "score": hit.score, "why": hit.why, "text": cube.text}, ensure_ascii=False))
+            else:
+                when = cube.origin.happened_at.strftime("%Y-%m-%d %H:%M")
+                print(f"{hit.score:.2f}  {when}  {cube.origin.speaker or cube.origin.role or 'note'}: {cube.text}")
+                print(f"      {cube.id}  {'; '.join(hit.why)}")
+
+
+def _log(args: argparse.Namespace) -> None:
+    with _open(args) as memory:
+        for event in memory.log(limit=1000):
+            if args.json:
+                print(json.dumps(asdict(event), default=str))
+            else:
+                subject = f"{event.subject} v{event.version}" if event.subject else "-"
+                print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}")
+
+
+def _stats(args: argparse.Namespace) -> None:
+    with _open(args) as memory:
+        stats = asdict(memory.stats())
+    if args.json:
+        print(json.dumps(stats))
+    else:
+        for name, value in stats.items():
+            print(f"{name:12} {value}")
+
+
+def _tick(args: argparse.Namespace) -> None:
+    with _open(args) as memory:
+        report = memory.tick()
+    print(f"{report.used} usage records written, {report.expired} memories expired, compacted: {report.compacted}")
+
+
+def _reembed(args: argparse.Namespace) -> None:
+    from .reembed import reembed
+
+    def show(done: int, total: int) -> None:
+        print(f"\r{done}/{total} memories", end="", file=sys.stderr, flush=True)
+
+    changed = reembed(args.path, args.embed, progress=show)
+    print(f"\n{changed} memories have vectors of the new embedder" if changed else "nothing to do: same embedder")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
