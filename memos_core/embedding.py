@@ -11,11 +11,17 @@ import numpy as np
 
 from .embed import as_embedder
 from .errors import EmbedderFailed, EmbedderMismatch, MemOSError
+from .tables import Vector
 from .types import SCHEMA
-from .vault import Manifest, Vector
+from .vault import Manifest
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
-_SAME = 0.99  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
+_SAME = 0.999  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
+
+
+def spoken(speaker: str | None, text: str) -> str:
+    """What is embedded for a memory: who speaks is part of what is meant."""
+    return text if speaker is None else f"{speaker}: {text}"
 
 
 class Embedding:
@@ -32,7 +38,7 @@ class Embedding:
     @property
     def name(self) -> str:
         """The embedder in words."""
-        return self._fingerprint or getattr(self._embed, "__qualname__", type(self._embed).__qualname__)
+        return self._fingerprint or str(getattr(self._embed, "__qualname__", type(self._embed).__qualname__))
 
     def manifest(self) -> Manifest:
         """A new store's manifest. Asks the embedder for its dimension, or embeds the probe to learn it."""
@@ -51,6 +57,14 @@ class Embedding:
                 raise self._mismatch(f"{self._fingerprint} is not {manifest.embedder}")
             self._proven = True
 
+    def made(self, manifest: Manifest) -> bool:
+        """Whether a store's vectors come from this embedder."""
+        if manifest.embedder is not None and self._fingerprint is not None:
+            return manifest.embedder == self._fingerprint
+        probe = self._call([_PROBE])[0]
+        known = np.asarray(manifest.probe, np.float32)
+        return len(probe) == len(known) and float(_unit(known) @ _unit(probe)) >= _SAME
+
     def many(self, texts: Sequence[str]) -> list[Vector]:
         """One vector a text."""
         if not texts:
@@ -67,11 +81,7 @@ class Embedding:
             return
         with self._lock:
             assert self._expected is not None
-            known = np.asarray(self._expected.probe, np.float32)
-            probe = self._call([_PROBE])[0]
-            if len(probe) != self._expected.dimension:
-                raise self._mismatch(f"its vectors have {len(probe)} numbers, the store's {self._expected.dimension}")
-            if len(known) and float(_unit(known) @ _unit(probe)) < _SAME:
+            if not self.made(self._expected):
                 raise self._mismatch("it embeds a known sentence differently")
             self._proven = True
 
@@ -87,7 +97,9 @@ class Embedding:
         except MemOSError:
             raise
         except Exception as error:  # the embedder is the caller's code: whatever it raises is named as its failure
-            raise EmbedderFailed(f"embed: {self.name} failed on {len(texts)} texts: {type(error).__name__}: {error}") from error
+            raise EmbedderFailed(
+                f"embed: {self.name} failed on {len(texts)} texts: {type(error).__name__}: {error}"
+            ) from error
         if found.ndim != 2 or len(found) != len(texts) or found.shape[1] == 0:
             raise EmbedderFailed(f"embed: {self.name} made {found.shape} of {len(texts)} texts, not one vector each")
         if not np.isfinite(found).all():

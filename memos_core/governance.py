@@ -38,7 +38,9 @@ def require_write(actor: str, cube: MemCube) -> None:
     """Raise what the actor is entitled to know: `NotFound` if it may not even read, else `AccessDenied`."""
     require_read(actor, cube)
     if not may_write(actor, cube.access):
-        raise AccessDenied(f"{actor!r} may read memory {cube.id} but not change it: ask its owner to share(writers=...)")
+        raise AccessDenied(
+            f"{actor!r} may read memory {cube.id} but not change it: ask its owner to share(writers=...)"
+        )
 
 
 def require_owner(actor: str, cube: MemCube) -> None:

@@ -93,7 +93,9 @@ def require_deletable(cubes: Iterable[MemCube]) -> None:
     """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget."""
     for cube in cubes:
         if cube.state is State.FROZEN:
-            raise IllegalTransition(f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from")
+            raise IllegalTransition(
+                f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from"
+            )
 
 
 def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:

@@ -5,30 +5,45 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from . import brief as briefs
-from . import filters, governance, lifecycle, placement, reader
+from . import filters, governance, lifecycle, reader
 from .codec import checked_attributes
 from .embedding import Embedding
-from .errors import Conflict, Damaged, InvalidArgument, MemOSError, NotFound, StoreClosed
+from .errors import InvalidArgument, MemOSError, NotFound, StoreClosed
 from .recall import Question
 from .types import (
-    SCHEMA, Access, Ancestry, Brief, Draft, Event, Hit, Kind, Lifespan, Link, MemCube, Namespace, Origin, Policy, Reader,
-    Receipt, SourceKind, State, Stats, Text, TickReport, Usage,
+    SCHEMA,
+    Access,
+    Ancestry,
+    Brief,
+    Event,
+    Hit,
+    Kind,
+    Lifespan,
+    MemCube,
+    Origin,
+    Policy,
+    Reader,
+    Receipt,
+    SourceKind,
+    State,
+    Stats,
+    Text,
+    TickReport,
+    Usage,
 )  # fmt: skip
 from .validate import checked_actor, checked_ids, checked_namespace, checked_ttl, checked_word
-from .vault import Vault, Vector
+from .vault import Vault
 from .working_set import Scope, WorkingSet
+from .writing import Writer
 
 log = logging.getLogger("memos_core")
-_TRIES = 5  # how often a change is tried against concurrent changes of the same memory
 
 
 def _utc_now() -> datetime:
@@ -75,9 +90,10 @@ class MemOS:
         self._count_tokens = count_tokens
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)
+        self._writer = Writer(self._vault, self._embedding, clock)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
-            self._repair()
+            self._writer.repair()
         except BaseException:
             self._vault.close()
             raise
@@ -137,9 +153,13 @@ class MemOS:
         if draft.key is not None:
             if len(turns) != 1:
                 raise InvalidArgument(f"key: names one memory, and content holds {len(turns)}")
-            return self._add_keyed(draft, turns[0])
-        stored, fresh = self._add_turns(draft, turns)
-        return stored + (self._read(who, where, draft, fresh) if self._reader is not None and fresh else [])
+            stored = [self._writer.add_keyed(draft, turns[0])]
+        else:
+            stored, fresh = self._writer.add_turns(draft, turns)
+            if self._reader is not None and fresh:
+                stored = stored + self._read(who, draft, fresh)
+        self._after_write()
+        return stored
 
     def update(
         self,
@@ -180,7 +200,9 @@ class MemOS:
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
-        return self._change(id, actor, "archive", governance.require_owner, lambda c: lifecycle.archive(c, self._clock()))
+        return self._change(
+            id, actor, "archive", governance.require_owner, lambda c: lifecycle.archive(c, self._clock())
+        )
 
     def freeze(self, id: str, *, actor: str | None = None) -> MemCube:
         """Make unchangeable, undeletable and unexpiring until unfrozen. Owner only."""
@@ -188,7 +210,9 @@ class MemOS:
 
     def unfreeze(self, id: str, *, actor: str | None = None) -> MemCube:
         """Undo `freeze`. Owner only."""
-        return self._change(id, actor, "unfreeze", governance.require_owner, lambda c: lifecycle.unfreeze(c, self._clock()))
+        return self._change(
+            id, actor, "unfreeze", governance.require_owner, lambda c: lifecycle.unfreeze(c, self._clock())
+        )
 
     def delete(self, ids_or_namespace: str | Iterable[str] | tuple[str, ...], *, actor: str | None = None) -> Receipt:
         """Remove memories with all their versions, and whatever was derived from them, before it returns.
@@ -202,17 +226,15 @@ class MemOS:
         who, now = self._who(actor), self._clock()
         with self._vault.writing():
             if isinstance(ids_or_namespace, tuple):
-                where = filters.all_of(filters.under(checked_namespace(ids_or_namespace)), f"owner = {filters.literal(who)}")
+                where = filters.all_of(
+                    filters.under(checked_namespace(ids_or_namespace)), f"owner = {filters.literal(who)}"
+                )
                 asked = [r.cube for r in self._vault.rows(where)]
             else:
-                asked = self._readable(checked_ids(ids_or_namespace), who)
+                asked = self._writer.readable(checked_ids(ids_or_namespace), who)
             for cube in asked:
                 governance.require_owner(who, cube)
-            derived = self._descendants(asked)
-            lifecycle.require_deletable([*asked, *derived])
-            gone = [*asked, *derived]
-            versions = self._vault.remove([c.id for c in gone]) if gone else 0
-            self._tell(who, "delete", gone, now)
+            derived, versions = self._writer.remove(asked, who, now)
         self._after_write()
         return Receipt(who, now, tuple(c.id for c in asked), tuple(c.id for c in derived), versions)
 
@@ -245,7 +267,9 @@ class MemOS:
         start, end = reader.aware(since, "since"), reader.aware(until, "until")
         if start is not None and end is not None and start >= end:
             raise InvalidArgument(f"since, until: {start.isoformat()} is not before {end.isoformat()}")
-        narrowed = filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
+        narrowed = (
+            filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
+        )
         scope = Scope(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
@@ -267,7 +291,7 @@ class MemOS:
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
         who = self._who(actor)
-        [cube] = self._readable(checked_ids(id), who)
+        [cube] = self._writer.readable(checked_ids(id), who)
         if version is None or version == cube.version:
             return cube
         for past in self._vault.past(cube.id):
@@ -278,14 +302,14 @@ class MemOS:
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
         who = self._who(actor)
-        [cube] = self._readable(checked_ids(id), who)
+        [cube] = self._writer.readable(checked_ids(id), who)
         past = (c for c in self._vault.past(cube.id) if c.version < cube.version)
         return [*(c for c in past if governance.may_read(who, c.access)), cube]
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
         who = self._who(actor)
-        [cube] = self._readable(checked_ids(id), who)
+        [cube] = self._writer.readable(checked_ids(id), who)
         scope = filters.readable_by(who)
         parents = [link.id for link in cube.lineage]
         above = self._vault.rows(filters.all_of(scope, filters.one_of("id", parents))) if parents else []
@@ -331,14 +355,7 @@ class MemOS:
         """Write down buffered usage, expire what has lapsed, finish what a killed process began, compact the tables."""
         moment = reader.aware(now, "now") or self._clock()
         used = self._flush_reads()
-        lapsed = filters.all_of(filters.in_states(s for s in State if s is not State.EXPIRED), f"NOT ({filters.unexpired(moment)})")
-        expired = 0
-        with self._vault.writing():
-            old = [r.cube for r in self._vault.rows(lapsed)]
-            new = [lifecycle.expire(c, moment) for c in old]
-            self._vault.replace(old, new, [None] * len(new))
-            self._tell("memos", "expire", new, moment)
-            expired = len(new)
+        expired = self._writer.expire(moment)
         self._vault.sweep()
         return TickReport(moment, used, expired, self._vault.compact())
 
@@ -369,90 +386,6 @@ class MemOS:
         if self._closed:
             raise StoreClosed(f"{self._vault.path} was closed: open a new MemOS")
 
-    def _readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
-        """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
-        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), filters.unexpired(self._clock()), "state != 'expired'")
-        found = {r.cube.id: r.cube for r in self._vault.rows(where)}
-        for id in ids:
-            if id not in found:
-                raise NotFound(f"no memory {id!r}")
-        return [found[id] for id in dict.fromkeys(ids)]
-
-    def _descendants(self, cubes: Sequence[MemCube]) -> list[MemCube]:
-        """Everything derived from these, transitively, whoever owns it."""
-        seen = {c.id for c in cubes}
-        found: list[MemCube] = []
-        edge = list(seen)
-        while edge:
-            rows = self._vault.rows(filters.contains_any("parents", edge))
-            new = [r.cube for r in rows if r.cube.id not in seen and any(
-                link.id in seen and link.relation != "supersedes" for link in r.cube.lineage)]  # fmt: skip
-            seen |= {c.id for c in new}
-            found += new
-            edge = [c.id for c in new]
-        return found
-
-    def _add_turns(self, draft: MemCube, turns: Sequence[reader.Turn]) -> tuple[list[MemCube], list[MemCube]]:
-        """Store turns; all of them as stored, and those that are new."""
-        if draft.origin.session is None and len(turns) > 1 and any(t.role for t in turns):
-            draft = replace(draft, origin=replace(draft.origin, session=placement.session_label(turns)))
-        unknown = [p for p in self._place(draft, turns) if p.stored is None or p.stored.text != p.turn.text]
-        vectors = self._embedding.many([_spoken(p.turn.speaker, p.turn.text) for p in unknown])
-        known = {(p.turn.speaker, p.turn.text): v for p, v in zip(unknown, vectors, strict=True)}
-        with self._vault.writing():
-            placed = self._place(draft, turns)  # again: only now does nobody else write
-            late = [p for p in placed if p.stored is None and (p.turn.speaker, p.turn.text) not in known]
-            for p, v in zip(late, self._embedding.many([_spoken(p.turn.speaker, p.turn.text) for p in late]), strict=True):
-                known[p.turn.speaker, p.turn.text] = v
-            cubes = [p.stored or _cube(draft, p) for p in placed]
-            fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
-            self._vault.insert(fresh, [known[c.origin.speaker, c.text] for c in fresh])
-            self._tell(draft.access.owner, "add", fresh, draft.created_at)
-        edited = {
-            p.stored.id: self.update(p.stored.id, p.turn.text, actor=draft.access.owner)
-            for p in placed if p.stored is not None and p.stored.text != p.turn.text
-        }  # fmt: skip
-        self._after_write()
-        return [edited.get(c.id, c) for c in cubes], fresh
-
-    def _place(self, draft: MemCube, turns: Sequence[reader.Turn]) -> list[placement.Placed]:
-        owner, where, session = draft.access.owner, draft.namespace, draft.origin.session
-        ids = [None if t.message_id is None else placement.message_key(owner, where, session, t.message_id) for t in turns]
-        wanted = [i for i in ids if i is not None]
-        by_id = {r.cube.id: r.cube for r in self._vault.rows(filters.one_of("id", wanted))} if wanted else {}
-        first: list[MemCube] = []
-        last: list[MemCube] = []
-        if session is not None:
-            here = filters.all_of(
-                f"session = {filters.literal(session)}", f"owner = {filters.literal(owner)}",
-                f"namespace = {filters.literal(filters.encode_namespace(where))}", "position IS NOT NULL",
-            )  # fmt: skip
-            last = [r.cube for r in self._vault.rows(here, limit=len(turns), last_by="position")][::-1]
-            if len(last) == len(turns) > 1 and None in ids:
-                rows = self._vault.rows(filters.all_of(here, f"position < {len(turns)}"))
-                first = sorted((r.cube for r in rows), key=lambda c: c.origin.position or 0)
-            else:
-                first = last
-        return placement.place(turns, session, by_id, ids, first, last)
-
-    def _add_keyed(self, draft: MemCube, turn: reader.Turn) -> list[MemCube]:
-        assert draft.key is not None
-        who = draft.access.owner
-        id = placement.stable_id(who, draft.namespace, "key", draft.key)
-        [vector] = self._embedding.many([_spoken(turn.speaker, turn.text)])
-        new = _cube(draft, placement.Placed(turn, id, None))
-        with self._vault.writing():
-            found = self._vault.rows(filters.one_of("id", [id]))
-            if found:
-                old = found[0].cube
-                new = lifecycle.replaced(old, new)
-                self._vault.replace([old], [new], [vector])
-            else:
-                self._vault.insert([new], [vector])
-            self._tell(who, "update" if found else "add", [new], new.updated_at)
-        self._after_write()
-        return [new]
-
     def _change(
         self,
         id: str,
@@ -461,97 +394,25 @@ class MemOS:
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        """Read, decide, write if nobody wrote in between; else again."""
-        who = self._who(actor)
-        for attempt in range(_TRIES):
-            [old] = self._readable(checked_ids(id), who)
-            require(who, old)
-            new = make(old)
-            if new is old:
-                return old
-            vector: Vector | None = None
-            if new.text != old.text:
-                [vector] = self._embedding.many([_spoken(new.origin.speaker, new.text)])
-            try:
-                with self._vault.writing():
-                    self._vault.replace([old], [new], [vector])
-                    self._tell(who, verb, [new], new.updated_at)
-                break
-            except Conflict:
-                if attempt == _TRIES - 1:
-                    raise
+        [checked] = checked_ids(id)
+        changed = self._writer.change(checked, self._who(actor), verb, require, make)
         self._after_write()
-        return new
+        return changed
 
-    def _read(self, who: str, where: Namespace, draft: MemCube, turns: list[MemCube]) -> list[MemCube]:
+    def _read(self, who: str, draft: MemCube, turns: list[MemCube]) -> list[MemCube]:
         """Have the reader make statements of new turns; what goes wrong is an event, and the turns stay."""
         assert self._reader is not None
 
         def similar(text: str) -> list[MemCube]:
-            hits = self.search(text, namespace=where, actor=who, k=20, filter={"semantic_type": {"$in": list(reader.TYPES)}})
+            of_types = {"semantic_type": {"$in": list(reader.TYPES)}}
+            hits = self.search(text, namespace=draft.namespace, actor=who, k=20, filter=of_types)
             return [h.cube for h in hits if governance.may_write(who, h.cube.access)]
 
         reading = self._reader.read(turns, similar)
         for problem in reading.problems:
             log.warning("reading turns for %s: %s", who, problem)
-            self._tell(who, "read", [], self._clock(), outcome="failed", detail=problem)
-        return [self._keep(who, draft, statement) for statement in reading.drafts]
-
-    def _keep(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
-        """Store a statement that a reader drafted, as it decided: added, as an update, or in the place of another."""
-        now = self._clock()
-        sources = self._readable([link.id for link in statement.parents], who) if statement.parents else []
-        access = governance.derived_access(who, [s.access for s in sources]) if sources else draft.access
-        cube = replace(
-            draft, id=str(uuid.uuid4()), payload=Text(statement.text), access=access,
-            origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=statement.occurred_at, speaker=statement.speaker,
-                          session=draft.origin.session, source=draft.origin.source, model=statement.model),
-            created_at=now, updated_at=now, semantic_type=statement.semantic_type, tags=statement.tags,
-            attributes=checked_attributes(statement.attributes), lineage=statement.parents,
-        )  # fmt: skip
-        if statement.decision == "update" and statement.revises is not None:
-            return self._change(
-                statement.revises, who, "update", governance.require_write, lambda old: lifecycle.refined(old, cube, now)
-            )
-        [vector] = self._embedding.many([_spoken(cube.origin.speaker, cube.text)])
-        with self._vault.writing():
-            if statement.decision == "supersede" and statement.revises is not None:
-                [old] = self._readable([statement.revises], who)
-                cube = lifecycle.superseding(cube, old)
-            self._vault.insert([cube], [vector])
-            self._tell(who, "add", [cube], now)
-        if statement.decision == "supersede" and statement.revises is not None:
-            until = statement.occurred_at or now
-            self._change(
-                statement.revises, who, "supersede", governance.require_write, lambda c: lifecycle.superseded(c, until, now)
-            )
-        return cube
-
-    def _tell(
-        self, who: str, verb: str, cubes: Sequence[MemCube], at: datetime, *, outcome: str = "ok", detail: str = ""
-    ) -> None:
-        if not cubes and outcome == "ok":
-            return
-        subjects: list[MemCube | None] = list(cubes) or [None]
-        events = [
-            Event(str(uuid.uuid4()), at, who, verb, c and c.id, c and c.version, outcome, detail) for c in subjects
-        ]
-        self._vault.record(events, [governance.readers_of(c.access) if c else () for c in subjects])
-
-    def _repair(self) -> None:
-        """Tell of what was written in the last day and not told of, because a process was killed between the two. Raises
-        Damaged for the opposite: what was told of and is not there."""
-        if self._vault.lost():
-            with self._vault.writing():
-                if lost := self._vault.lost():
-                    raise Damaged(f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}")
-        since = self._clock() - timedelta(days=1)
-        if not self._vault.missing_events(since):
-            return
-        with self._vault.writing():  # nobody is between the two now
-            for cube in self._vault.missing_events(since):
-                verb = "add" if cube.version == 1 else "update"
-                self._tell(cube.access.owner, verb, [cube], cube.updated_at, detail="told after a crash")
+            self._writer.tell(who, "read", [], self._clock(), failed=problem)
+        return [self._writer.add_statement(who, draft, statement) for statement in reading.drafts]
 
     # --- usage and upkeep in the background --------------------------------------------------------------------------
 
@@ -595,11 +456,6 @@ class MemOS:
             self._upkeep_pending.clear()
 
 
-def _spoken(speaker: str | None, text: str) -> str:
-    """What is embedded for a memory."""
-    return text if speaker is None else f"{speaker}: {text}"
-
-
 def _owned(who: str, access: Access | None) -> Access:
     if access is None:
         return Access(who)
@@ -616,15 +472,3 @@ def _several(names: Iterable[str], argument: str) -> Iterable[str]:
 
 def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in _several(tags, "tags")))
-
-
-def _cube(draft: MemCube, placed: placement.Placed) -> MemCube:
-    turn = placed.turn
-    origin = replace(
-        draft.origin, kind=SourceKind.NOTE if turn.role is None else SourceKind.MESSAGE, occurred_at=turn.occurred_at,
-        role=turn.role, speaker=turn.speaker, position=placed.position, message_id=turn.message_id,
-    )  # fmt: skip
-    return replace(draft, id=placed.id, payload=Text(turn.text), origin=origin)
-
-
-__all__ = ["MemOS", "Link"]

@@ -48,6 +48,20 @@ def session_label(turns: Sequence[Turn]) -> str:
     return f"conversation-{digest.hexdigest()[:16]}"
 
 
+def once_each(turns: Sequence[Turn]) -> list[Turn]:
+    """Turns without those that come again under an id: the last words said under an id count, at its first place."""
+    last = {t.message_id: t for t in turns if t.message_id is not None}
+    seen: set[str] = set()
+    found: list[Turn] = []
+    for turn in turns:
+        if turn.message_id is None:
+            found.append(turn)
+        elif turn.message_id not in seen:
+            seen.add(turn.message_id)
+            found.append(last[turn.message_id])
+    return found
+
+
 def place(
     turns: Sequence[Turn],
     session: str | None,
@@ -79,7 +93,9 @@ def _overlap(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[Mem
     """The stored turns that the handed-in ones begin with. One equal turn at the very beginning proves nothing ("hi")."""
     new = [_content(t) for t in turns]
     start = [_stored(c) for c in first]
-    from_start = next((i for i, (a, b) in enumerate(zip(new, start, strict=False)) if a != b), min(len(new), len(start)))
+    from_start = next(
+        (i for i, (a, b) in enumerate(zip(new, start, strict=False)) if a != b), min(len(new), len(start))
+    )
     end = [_stored(c) for c in last]
     over_end = next((n for n in range(min(len(new), len(end)), 0, -1) if end[-n:] == new[:n]), 0)
     if from_start >= 2 and from_start >= over_end:

@@ -42,7 +42,9 @@ def turns(content: Any, occurred_at: datetime | None = None) -> list[Turn]:
     if isinstance(content, str | Mapping):
         return [_turn(content, "content", when)]
     if not isinstance(content, Iterable) or isinstance(content, bytes):
-        raise InvalidArgument(f"content: text, a message or a sequence of either is needed, not {type(content).__name__}")
+        raise InvalidArgument(
+            f"content: text, a message or a sequence of either is needed, not {type(content).__name__}"
+        )
     found = [_turn(item, f"content[{i}]", when) for i, item in enumerate(content)]
     if not found:
         raise InvalidArgument("content: there is nothing in it")
@@ -61,7 +63,9 @@ def aware(moment: Any, argument: str) -> datetime | None:
     if not isinstance(moment, datetime):
         raise InvalidArgument(f"{argument}: a datetime is needed, not {type(moment).__name__}")
     if moment.tzinfo is None or moment.utcoffset() is None:
-        raise InvalidArgument(f"{argument}: {moment.isoformat()} has no timezone; say e.g. .replace(tzinfo=timezone.utc)")
+        raise InvalidArgument(
+            f"{argument}: {moment.isoformat()} has no timezone; say e.g. .replace(tzinfo=timezone.utc)"
+        )
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -152,7 +156,9 @@ class LLMReader:
     def _read(self, batch: Sequence[MemCube], known: Sequence[MemCube]) -> tuple[list[Draft], list[str]]:
         prompt = _PROMPT.format(
             known="\n".join(f"{i}. {c.text}" for i, c in enumerate(known)) or "(none)",
-            conversation="\n".join(f"{i}. {c.origin.speaker or c.origin.role or 'note'}: {c.text}" for i, c in enumerate(batch)),
+            conversation="\n".join(
+                f"{i}. {c.origin.speaker or c.origin.role or 'note'}: {c.text}" for i, c in enumerate(batch)
+            ),
         )
         problem = ""
         for attempt in range(2):
@@ -171,18 +177,18 @@ class LLMReader:
         sources = _sources(item, batch)
         if not sources:
             return "a statement that no turn supports was left out"
-        decision = item.get("decision") if item.get("decision") in ("update", "supersede") else "add"
-        target = item.get("memory")
-        if decision != "add" and not (type(target) is int and 0 <= target < len(known)):
-            decision = "add"
+        decision, target = str(item.get("decision")), item.get("memory")
+        revised: str | None = None
+        if decision in ("update", "supersede") and type(target) is int and 0 <= target < len(known):
+            revised = known[target].id
         return Draft(
             text=item["text"].strip(),
             semantic_type=item["type"] if item.get("type") in TYPES else "fact",
             speaker=sources[0].origin.speaker,
             occurred_at=max((s.origin.occurred_at for s in sources if s.origin.occurred_at), default=None),
             parents=tuple(Link(s.id, s.version) for s in sources),
-            decision=decision,
-            revises=known[target].id if decision != "add" else None,
+            decision=decision if revised is not None else "add",
+            revises=revised,
             model=self._name,
         )
 
@@ -207,7 +213,9 @@ def _sources(item: Mapping[str, Any], batch: Sequence[MemCube]) -> list[MemCube]
     named = item.get("turns")
     numbers = [n for n in (named if isinstance(named, list) else [named]) if type(n) is int and 0 <= n < len(batch)]
     if numbers:
-        return [batch[n] for n in dict.fromkeys(numbers) if words & _words(f"{batch[n].origin.speaker} {batch[n].text}")]
+        return [
+            batch[n] for n in dict.fromkeys(numbers) if words & _words(f"{batch[n].origin.speaker} {batch[n].text}")
+        ]
     best = max(batch, key=lambda c: len(words & _words(c.text)))
     return [best] if words & _words(best.text) else []
 
@@ -239,8 +247,17 @@ def window(question: str, now: datetime) -> tuple[datetime, datetime] | None:
         return None
     from dateparser.date import DateDataParser  # slow to import, and few questions speak of a time
 
-    settings = {"RELATIVE_BASE": now.replace(tzinfo=None), "PREFER_DATES_FROM": "past", "RETURN_AS_TIMEZONE_AWARE": False}
-    words = re.sub(r"^(?:in|during|since|of|last)\s+(?:(?:early|mid|late)\s+)?(?=\w*\d|\W*" + _MONTH + ")", "", found[0], flags=re.I)
+    settings = {
+        "RELATIVE_BASE": now.replace(tzinfo=None),
+        "PREFER_DATES_FROM": "past",
+        "RETURN_AS_TIMEZONE_AWARE": False,
+    }
+    words = re.sub(
+        r"^(?:in|during|since|of|last)\s+(?:(?:early|mid|late)\s+)?(?=\w*\d|\W*" + _MONTH + ")",
+        "",
+        found[0],
+        flags=re.I,
+    )
     parsed = DateDataParser(languages=["en"], settings=settings).get_date_data(words)
     return None if parsed.date_obj is None else _period(parsed.date_obj.date(), parsed.period)
 

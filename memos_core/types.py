@@ -331,10 +331,13 @@ class Embedder(Protocol):
     embedder from another by how it embeds a fixed sentence.
     """
 
-    def __call__(self, texts: Sequence[str], /) -> Any: ...
+    def __call__(self, texts: Sequence[str], /) -> Any:
+        """An array or nested lists of shape [len(texts), dimension]."""
 
 
 class Reader(Protocol):
     """Turns that were just stored, into further memories. `similar` finds what is already known about a statement."""
 
-    def read(self, turns: Sequence[MemCube], similar: Callable[[str], Sequence[MemCube]], /) -> Reading: ...
+    def read(self, turns: Sequence[MemCube], similar: Callable[[str], Sequence[MemCube]], /) -> Reading:
+        """What the turns say, as drafts, and what could not be read."""
+        ...

@@ -18,7 +18,6 @@ import json
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -29,43 +28,29 @@ from typing import Any
 os.environ.setdefault("LANCE_LOG", "error")  # before its import: Lance logs each fallback of its planner otherwise
 
 import lancedb
-import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 from lancedb.index import FTS, BTree, IvfSq, LabelList
 from lancedb.query import ColumnOrdering, MatchQuery
 
-from . import codec, filters
+from . import filters
 from .disk import fault, flush_new_files
-from .errors import Conflict, Damaged, MemOSError, NotAStore, SchemaMismatch, StoreClosed, StoreUnavailable
-from .governance import readers_of
+from .errors import (
+    Conflict,
+    Damaged,
+    EmbedderMismatch,
+    MemOSError,
+    NotAStore,
+    SchemaMismatch,
+    StoreClosed,
+    StoreUnavailable,
+)
+from .tables import EVENTS, META, PAST, USAGE, Row, Vector, cubes_schema, decoded, encoded, past
 from .types import SCHEMA, Event, MemCube, Policy, Usage
 
-Vector = np.ndarray[Any, np.dtype[np.float32]]
+_TRIES = 5  # how often a compaction is tried against writers
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
-_UTC = pa.timestamp("us", "UTC")
-_STRINGS = pa.list_(pa.string())
-_PAST = [
-    pa.field("id", pa.string(), nullable=False), pa.field("version", pa.int64()), pa.field("readers", _STRINGS),
-    pa.field("updated_at", _UTC), pa.field("text", pa.string()), pa.field("record", pa.string()),
-    pa.field("checksum", pa.int64()),
-]  # fmt: skip
-_CUBE = [
-    *_PAST, pa.field("seq", pa.int64()), pa.field("owner", pa.string()), pa.field("kind", pa.string()),
-    pa.field("state", pa.string()), pa.field("namespace", pa.string()), pa.field("key", pa.string()),
-    pa.field("session", pa.string()), pa.field("position", pa.int64()), pa.field("message_id", pa.string()),
-    pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
-    pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
-    pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
-    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()),
-]  # fmt: skip
-_EVENTS = pa.schema([
-    pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
-    pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
-    pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-])  # fmt: skip
-_META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 _READ = ["id", "version", "seq", "text", "record", "checksum", "reads", "last_read_at"]
 _READ_VECTOR = [*_READ, "vector", "vector_checksum"]
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
@@ -83,15 +68,6 @@ class Manifest:
     cubes: str = "cubes"
     filling: str | None = None
     trained: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A stored memory with what the store adds to it: its vector, if asked for, and the number of its last write."""
-
-    cube: MemCube
-    seq: int
-    vector: Vector | None = None
 
 
 class Vault:
@@ -128,13 +104,21 @@ class Vault:
         if last_by is not None:
             query = query.order_by([ColumnOrdering(column_name=last_by, ascending=False)])
         with self._guarded("cubes"):
-            return self._decoded(query.to_arrow(), vectors)
+            return decoded(query.to_arrow(), self.manifest.dimension, self.path)
+
+    def by_ids(self, ids: Sequence[str], where: str | None = None, *, vectors: bool = False) -> list[Row]:
+        """Current memories with these ids, in no order, of those that a condition holds for."""
+        return [
+            row
+            for some in _batches(ids, 1_000)
+            for row in self.rows(filters.all_of(filters.one_of("id", some), where), vectors=vectors)
+        ]
 
     def sample(self, where: str, start: int, length: int) -> list[Row]:
         """A run of memories that a condition holds for, in stored order, with vectors."""
         query = self._cubes.search().where(where).select(_READ_VECTOR).offset(start).limit(length)
         with self._guarded("cubes"):
-            return self._decoded(query.to_arrow(), vectors=True)
+            return decoded(query.to_arrow(), self.manifest.dimension, self.path)
 
     def column(self, name: str, where: str) -> list[Any]:
         """One column of the current memories that a condition holds for."""
@@ -162,15 +146,20 @@ class Vault:
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""
-        query = self._table("history").search().where(f"id = {filters.literal(id)}").select(["text", "record", "checksum"])
+        query = (
+            self._table("history").search().where(f"id = {filters.literal(id)}").select(["text", "record", "checksum"])
+        )
         with self._guarded("history"):
-            found = {c.version: c for c in (r.cube for r in self._decoded(query.limit(ALL).to_arrow(), False))}
+            found = {
+                c.version: c
+                for c in (r.cube for r in decoded(query.limit(ALL).to_arrow(), self.manifest.dimension, self.path))
+            }
         return [found[v] for v in sorted(found)]
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
         order = [ColumnOrdering(column_name="at", ascending=False)]
-        names = [n for n in _EVENTS.names if n != "readers"]
+        names = [n for n in EVENTS.names if n != "readers"]
         query = self._table("events").search().where(where).select(names).order_by(order).limit(limit)
         with self._guarded("events"):
             found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}
@@ -178,9 +167,9 @@ class Vault:
 
     def revision(self) -> tuple[str, int]:
         """Changes whenever a memory does (and at a few other times): what was read at the same revision still holds."""
-        self._check_manifest()
         with self._guarded("cubes"):
-            return self.manifest.cubes, self._cubes.version
+            version = self._cubes.version
+        return self.manifest.cubes, version
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
@@ -206,7 +195,7 @@ class Vault:
         """Store new memories in one commit. The caller holds `writing()` and has seen that their ids are not there."""
         if cubes:
             with self._guarded("cubes"):
-                self._cubes.add(self._encoded(cubes, vectors, self._cubes.version + 1))
+                self._cubes.add(encoded(cubes, vectors, self._cubes.version + 1, self.manifest.dimension))
             self._committed(self.manifest.cubes)
 
     def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
@@ -218,10 +207,11 @@ class Vault:
             kept = self._still(old, need_vectors=any(v is None for v in vectors))
             filled = [kept[c.id].vector if v is None else v for c, v in zip(new, vectors, strict=True)]
             with self._guarded("history"):
-                self._table("history").add(_past_rows(old))
+                self._table("history").add(past(old))
             self._committed("history")
             with self._guarded("cubes"):
-                rows = self._encoded([replace(c, usage=kept[c.id].cube.usage) for c in new], filled, self._cubes.version + 1)
+                used = [replace(c, usage=kept[c.id].cube.usage) for c in new]
+                rows = encoded(used, filled, self._cubes.version + 1, self.manifest.dimension)
                 self._cubes.merge_insert("id").when_matched_update_all().execute(rows)
             self._committed(self.manifest.cubes)
 
@@ -239,21 +229,24 @@ class Vault:
         if events:
             rows = [{**asdict(e), "readers": sorted(r)} for e, r in zip(events, readers, strict=True)]
             with self._guarded("events"):
-                self._table("events").add(pa.Table.from_pylist(rows, schema=_EVENTS))
+                self._table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))
             self._committed("events")
 
     def count_reads(self, reads: dict[str, Usage]) -> None:
         """Add buffered usage to what is stored. Not a new version: it says nothing about the content."""
-        schema = pa.schema([f for f in _CUBE if f.name in ("id", "reads", "last_read_at")])
         with self.writing(), self._guarded("cubes"):
             for some in _batches(sorted(reads), 1_000):
                 stored = self._cubes.search().where(filters.one_of("id", some)).select(["id", "reads"]).limit(ALL)
                 rows = [
-                    {"id": r["id"], "reads": r["reads"] + reads[r["id"]].reads, "last_read_at": reads[r["id"]].last_read_at}
+                    {
+                        "id": r["id"],
+                        "reads": r["reads"] + reads[r["id"]].reads,
+                        "last_read_at": reads[r["id"]].last_read_at,
+                    }
                     for r in stored.to_list()
                 ]
                 if rows:
-                    table = pa.Table.from_pylist(rows, schema=schema)
+                    table = pa.Table.from_pylist(rows, schema=USAGE)
                     self._cubes.merge_insert("id").when_matched_update_all().execute(table)
                     self._committed(self.manifest.cubes)
 
@@ -272,7 +265,7 @@ class Vault:
                 self._commits = 0
                 for name in (self.manifest.cubes, "history", "events", "meta"):
                     with self._guarded(name):
-                        _retried(lambda name=name: self._table(name).optimize(cleanup_older_than=self.policy.keep_versions))
+                        self._optimize(name)
                 self._train()
                 return True
         except Timeout:
@@ -281,10 +274,17 @@ class Vault:
     def sweep(self) -> int:
         """Remove versions of memories that are no longer there, which a killed deletion left. Returns how many."""
         with self.writing(), self._guarded("history"):
+            for name in self._db.list_tables().tables:  # a re-embedding was killed after its switch
+                if name.startswith("cubes") and name not in (self.manifest.cubes, self.manifest.filling):
+                    self.drop(name)
             past = self._table("history").search().select(["id"]).limit(ALL).to_arrow()["id"].unique().to_pylist()
             if not past:
                 return 0
-            there = set(self.column("id", filters.one_of("id", past))) if len(past) < 5_000 else set(self.column("id", "true"))
+            there = (
+                set(self.column("id", filters.one_of("id", past)))
+                if len(past) < 5_000
+                else set(self.column("id", "true"))
+            )
             return self._remove_past([id for id in past if id not in there])
 
     def missing_events(self, since: datetime) -> list[MemCube]:
@@ -303,8 +303,17 @@ class Vault:
         if not ids:
             return []
         there = {r.cube.id: r.cube.version for r in self.rows(filters.one_of("id", sorted(ids)))}
-        deleted = {e.subject for e in self.events(filters.all_of("verb = 'delete'", filters.one_of("subject", sorted(ids))), ALL)}
-        return sorted({e.subject for e in told if e.subject and e.subject not in deleted and there.get(e.subject, 0) < (e.version or 0)})
+        deleted = {
+            e.subject
+            for e in self.events(filters.all_of("verb = 'delete'", filters.one_of("subject", sorted(ids))), ALL)
+        }
+        return sorted(
+            {
+                e.subject
+                for e in told
+                if e.subject and e.subject not in deleted and there.get(e.subject, 0) < (e.version or 0)
+            }
+        )
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
@@ -315,6 +324,7 @@ class Vault:
 
     @property
     def _cubes(self) -> Any:
+        self._check_manifest()
         return self._table(self.manifest.cubes)
 
     def _table(self, name: str) -> Any:
@@ -326,26 +336,67 @@ class Vault:
         return self._tables[name]
 
     def _create(self, manifest: Manifest) -> None:
-        if (strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]):
+        if strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]:
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
             raise Damaged(f"{self.path}/meta.lance is missing, though there are memories beside it")
-        past = self._db.create_table("history", schema=pa.schema(_PAST), exist_ok=True)
+        past = self._db.create_table("history", schema=PAST, exist_ok=True)
         _index(past, {"id": BTree()})
-        events = self._db.create_table("events", schema=_EVENTS, exist_ok=True)
+        events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
         _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
         # last, and complete from the first moment: a store exists when its manifest does
-        row = pa.Table.from_pylist([{"key": "manifest", "value": json.dumps(asdict(manifest))}], schema=_META)
+        row = pa.Table.from_pylist([{"key": "manifest", "value": json.dumps(asdict(manifest))}], schema=META)
         self._db.create_table("meta", data=row)
         self._committed("meta")
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
-        schema = pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
-        table = self._db.create_table(name, schema=schema, exist_ok=True)
+        # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
+        there = name in self._db.list_tables().tables
+        table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
         trees = {c: BTree() for c in ("id", "seq", "namespace", "session", "updated_at")}
         _index(table, {**trees, **{c: LabelList() for c in ("readers", "tags", "parents")}, "text": _WORDS})
+
+    # --- another cubes table, for re-embedding -------------------------------------------------------------------------
+
+    def versions(self, name: str) -> dict[str, int]:
+        """The version of each memory in a cubes table."""
+        with self._guarded(name):
+            found = self._table(name).search().select(["id", "version"]).limit(ALL).to_arrow()
+        return dict(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
+
+    def fill(self, name: str, dimension: int, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+        """Add memories to a cubes table that is being filled."""
+        if cubes:
+            with self._guarded(name):
+                self._table(name).add(encoded(cubes, vectors, self._table(name).version + 1, dimension))
+            self._committed(name)
+
+    def drop_rows(self, name: str, ids: Sequence[str]) -> None:
+        """Remove memories from a cubes table that is being filled."""
+        with self._guarded(name):
+            for some in _batches(ids, 5_000):
+                self._table(name).delete(filters.one_of("id", some))
+
+    def drop(self, name: str) -> None:
+        """Remove a table that the manifest no longer names."""
+        with self._guarded(name):
+            self._tables.pop(name, None)
+            self._db.drop_table(name, ignore_missing=True)
+
+    def switch(self, manifest: Manifest) -> None:
+        """Make another cubes table the current one, in one commit, and drop the one before."""
+        before = self.manifest.cubes
+        with self._guarded(manifest.cubes):
+            self._table(manifest.cubes).optimize()
+        with self._guarded("meta"):
+            self._table("meta").update(where="key = 'manifest'", values={"value": json.dumps(asdict(manifest))})
+        self._committed("meta")
+        self.manifest = self._read_manifest()
+        self.drop(before)
+
+    # --- the manifest ------------------------------------------------------------------------------------------------
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
@@ -372,7 +423,23 @@ class Vault:
         with self._guarded("meta"):
             stale = self._table("meta").version != self._meta_version
         if stale:
-            self.manifest = self._read_manifest()
+            now, before = self._read_manifest(), self.manifest
+            if (now.embedder, now.dimension, now.probe) != (before.embedder, before.dimension, before.probe):
+                self._meta_version = -1  # and so for every later call
+                raise EmbedderMismatch(
+                    f"{self.path} was re-embedded meanwhile: open it anew, with embed= the new embedder"
+                )
+            self.manifest = now
+
+    def _optimize(self, name: str) -> None:
+        for attempt in range(_TRIES):
+            try:
+                self._table(name).optimize(cleanup_older_than=self.policy.keep_versions)
+                return
+            except RuntimeError as error:
+                if "conflict" not in str(error).lower() or attempt == _TRIES - 1:
+                    raise
+                time.sleep(0.05 * 2**attempt)
 
     def _train(self) -> None:
         """Keep a vector index once it pays, and train it anew when the store has doubled: later rows are only appended
@@ -388,9 +455,7 @@ class Vault:
     # --- rows ------------------------------------------------------------------------------------------------------
 
     def _still(self, old: Sequence[MemCube], need_vectors: bool) -> dict[str, Row]:
-        rows: dict[str, Row] = {}
-        for some in _batches([c.id for c in old], 1_000):
-            rows |= {r.cube.id: r for r in self.rows(filters.one_of("id", some), vectors=need_vectors)}
+        rows = {r.cube.id: r for r in self.by_ids([c.id for c in old], vectors=need_vectors)}
         for cube in old:
             if cube.id not in rows or rows[cube.id].cube.version != cube.version:
                 raise Conflict(f"memory {cube.id} is no longer at version {cube.version}: read it again")
@@ -406,33 +471,6 @@ class Vault:
         if gone:
             self._committed("history")
         return gone
-
-    def _encoded(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int) -> pa.Table:
-        rows = [_cube_row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)]
-        columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
-        arrays = [
-            pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
-            if f.name == "attributes" else pa.array(columns[f.name], f.type) for f in _CUBE
-        ]  # fmt: skip
-        return pa.table([*arrays, _vector_array(vectors, self.manifest.dimension)], names=[*columns, "vector"]).cast(
-            pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), self.manifest.dimension))])
-        )
-
-    def _decoded(self, found: pa.Table, vectors: bool) -> list[Row]:
-        names = set(found.column_names)
-        usage = "reads" in names
-        columns = {n: found[n].to_pylist() for n in names if n != "vector"}
-        matrix = _matrix(found["vector"], self.manifest.dimension) if vectors else None
-        rows = []
-        for i, (record, text, stored) in enumerate(zip(columns["record"], columns["text"], columns["checksum"], strict=True)):
-            if codec.checksum(record, text) != stored:
-                raise Damaged(f"{self.path}: a record does not match its checksum: {record[:80]!r}")
-            if matrix is not None and _vector_checksum(matrix[i]) != columns["vector_checksum"][i]:
-                raise Damaged(f"{self.path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}")
-            used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if usage else Usage()
-            cube = codec.decode(record, text, used)
-            rows.append(Row(cube, columns["seq"][i] if usage else 0, None if matrix is None else matrix[i]))
-        return rows
 
     def _committed(self, table: str) -> None:
         self._commits += 1
@@ -473,60 +511,6 @@ def _index(table: Any, wanted: dict[str, Any]) -> None:
     for column, config in wanted.items():
         if column not in there:
             table.create_index(column, config=config)
-
-
-def _retried(work: Callable[[], Any], tries: int = 5) -> None:
-    for attempt in range(tries):
-        try:
-            work()
-            return
-        except RuntimeError as error:
-            if "conflict" not in str(error).lower() or attempt == tries - 1:
-                raise
-            time.sleep(0.05 * 2**attempt)
-
-
-def _vector_checksum(vector: Vector | None) -> int | None:
-    return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
-
-
-def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict[str, Any]:
-    origin, record = cube.origin, codec.encode(cube)
-    text = cube.text or None
-    return {
-        "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
-        "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
-        "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
-        "key": cube.key, "session": origin.session, "position": origin.position, "message_id": origin.message_id,
-        "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
-        "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
-        "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
-        "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
-        "vector_checksum": _vector_checksum(vector),
-    }  # fmt: skip
-
-
-def _past_rows(cubes: Sequence[MemCube]) -> pa.Table:
-    names = [f.name for f in _PAST]
-    rows = [_cube_row(c) for c in cubes]
-    return pa.Table.from_pylist([{n: r[n] for n in names} for r in rows], schema=pa.schema(_PAST))
-
-
-def _vector_array(vectors: Sequence[Vector | None], dimension: int) -> pa.Array:
-    flat = np.zeros((len(vectors), dimension), np.float32)
-    for i, vector in enumerate(vectors):
-        if vector is not None:
-            flat[i] = vector
-    absent = pa.array([v is None for v in vectors], pa.bool_())
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimension, mask=absent)
-
-
-def _matrix(column: pa.ChunkedArray, dimension: int) -> list[Vector | None]:
-    array = column.combine_chunks()
-    there = np.asarray(array.is_valid())
-    flat = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # flatten leaves the null rows out
-    at = np.cumsum(there) - 1
-    return [flat[at[i]] if there[i] else None for i in range(len(there))]
 
 
 def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

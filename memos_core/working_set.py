@@ -18,8 +18,9 @@ from typing import Any
 
 from . import filters, governance, lifecycle
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
+from .tables import Row, Vector
 from .types import Hit, MemCube, Namespace, Policy
-from .vault import Row, Vault, Vector
+from .vault import Vault
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
@@ -69,7 +70,9 @@ class WorkingSet:
         with entry.lock:
             if self._refresh(scope, entry, now):
                 assert entry.corpus is not None
-                among = None if narrowed is None else set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
+                among = (
+                    None if narrowed is None else set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
+                )
                 found = _rank(question, entry.corpus, k, among)
                 hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in found]
                 self._shrink(scope)
@@ -137,7 +140,9 @@ class WorkingSet:
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
-    def _from_candidates(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
+    def _from_candidates(
+        self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime
+    ) -> list[Hit]:
         whole = filters.all_of(scope.where, filters.unexpired(now))
         where = filters.all_of(whole, narrowed)
         wanted = max(self._policy.candidates, k)
@@ -164,14 +169,18 @@ class WorkingSet:
         known = self._large.get(scope)
         if known is None or not 0.8 <= size / known[0] <= 1.2:
             step = max(1, size // _SLICES)
-            slices = (self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step))
+            slices = (
+                self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step)
+            )
             sample = Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None)
             known = (size, sample.statistics())
             self._large[scope] = known
         return known[1]
 
 
-def _rank(question: Question, corpus: Corpus, k: int, among: set[str] | None, statistics: Statistics | None = None) -> list[Ranked]:
+def _rank(
+    question: Question, corpus: Corpus, k: int, among: set[str] | None, statistics: Statistics | None = None
+) -> list[Ranked]:
     if among is None:
         return rank(question, corpus, k, statistics=statistics)
     return [r for r in rank(question, corpus, max(1, len(corpus)), statistics=statistics) if r.id in among][:k]
@@ -219,4 +228,3 @@ def _alternately(one: list[Any], other: list[Any]) -> Iterable[Any]:
 def _search_words(text: str) -> str:
     """Each word once, of the first thousand characters: a word repeated multiplies its weight and the query's time."""
     return " ".join(dict.fromkeys(text[:1000].split()))
-

@@ -1,0 +1,135 @@
+"""Cubes as rows of Arrow tables, and back: the schemas of the store's tables. Knows Arrow; opens nothing.
+
+A cube is read from its record, which carries a checksum; the other columns are there to filter, sort and index by.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from . import codec, filters
+from .errors import Damaged
+from .governance import readers_of
+from .types import MemCube, Usage
+
+Vector = np.ndarray[Any, np.dtype[np.float32]]
+
+_UTC = pa.timestamp("us", "UTC")
+_STRINGS = pa.list_(pa.string())
+_PAST_FIELDS = [
+    pa.field("id", pa.string(), nullable=False), pa.field("version", pa.int64()), pa.field("readers", _STRINGS),
+    pa.field("updated_at", _UTC), pa.field("text", pa.string()), pa.field("record", pa.string()),
+    pa.field("checksum", pa.int64()),
+]  # fmt: skip
+_CUBE = [
+    *_PAST_FIELDS, pa.field("seq", pa.int64()), pa.field("owner", pa.string()), pa.field("kind", pa.string()),
+    pa.field("state", pa.string()), pa.field("namespace", pa.string()), pa.field("key", pa.string()),
+    pa.field("session", pa.string()), pa.field("position", pa.int64()), pa.field("message_id", pa.string()),
+    pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
+    pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
+    pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
+    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()),
+]  # fmt: skip
+EVENTS = pa.schema([
+    pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
+    pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
+    pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
+])  # fmt: skip
+META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
+PAST = pa.schema(_PAST_FIELDS)
+USAGE = pa.schema([f for f in _CUBE if f.name in ("id", "reads", "last_read_at")])
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A stored memory with what the store adds to it: its vector, if asked for, and the number of its last write."""
+
+    cube: MemCube
+    seq: int
+    vector: Vector | None = None
+
+
+def cubes_schema(dimension: int) -> pa.Schema:
+    """Of the cubes table, for vectors of a dimension."""
+    return pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
+
+
+def _vector_checksum(vector: Vector | None) -> int | None:
+    return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
+
+
+def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict[str, Any]:
+    origin, record = cube.origin, codec.encode(cube)
+    text = cube.text or None
+    return {
+        "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
+        "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
+        "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
+        "key": cube.key, "session": origin.session, "position": origin.position, "message_id": origin.message_id,
+        "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
+        "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
+        "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
+        "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
+        "vector_checksum": _vector_checksum(vector),
+    }  # fmt: skip
+
+
+def past(cubes: Sequence[MemCube]) -> pa.Table:
+    """Rows for history."""
+    rows = [_cube_row(c) for c in cubes]
+    return pa.Table.from_pylist([{n: r[n] for n in PAST.names} for r in rows], schema=PAST)
+
+
+def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
+    """Rows of a query, checked against their sums. Raises Damaged, naming the store, for one that is not what was written."""
+    columns = {n: found[n].to_pylist() for n in found.column_names if n != "vector"}
+    matrix = _matrix(found["vector"], dimension) if "vector" in found.column_names else None
+    rows = []
+    for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
+        if codec.checksum(record, text) != columns["checksum"][i]:
+            raise Damaged(f"{path}: a record does not match its checksum: {record[:80]!r}")
+        if matrix is not None and _vector_checksum(matrix[i]) != columns["vector_checksum"][i]:
+            raise Damaged(
+                f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
+            )
+        used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if "reads" in columns else Usage()
+        seq = columns["seq"][i] if "seq" in columns else 0
+        rows.append(Row(codec.decode(record, text, used), seq, None if matrix is None else matrix[i]))
+    return rows
+
+
+def encoded(cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int, dimension: int) -> pa.Table:
+    """Rows for a cubes table."""
+    rows = [_cube_row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)]
+    columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
+    arrays = [
+        pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
+        if f.name == "attributes" else pa.array(columns[f.name], f.type) for f in _CUBE
+    ]  # fmt: skip
+    return pa.table([*arrays, _vector_array(vectors, dimension)], names=[*columns, "vector"]).cast(
+        cubes_schema(dimension)
+    )
+
+
+def _vector_array(vectors: Sequence[Vector | None], dimension: int) -> pa.Array:
+    flat = np.zeros((len(vectors), dimension), np.float32)
+    for i, vector in enumerate(vectors):
+        if vector is not None:
+            flat[i] = vector
+    absent = pa.array([v is None for v in vectors], pa.bool_())
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), dimension, mask=absent)
+
+
+def _matrix(column: pa.ChunkedArray, dimension: int) -> list[Vector | None]:
+    array = column.combine_chunks()
+    there = np.asarray(array.is_valid())
+    flat = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)  # flatten leaves the null rows out
+    at = np.cumsum(there) - 1
+    return [flat[at[i]] if there[i] else None for i in range(len(there))]

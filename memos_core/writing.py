@@ -1,0 +1,252 @@
+"""How memories get into the vault: what is new about what is added, what a change makes of a memory, and telling of both.
+
+Knows vault, embedder and the pure rules; leaves to `memos` who is asking for what. Texts are embedded before the lock is taken.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from . import filters, governance, lifecycle, placement
+from .codec import checked_attributes
+from .embedding import Embedding, spoken
+from .errors import Conflict, Damaged, NotFound
+from .reader import Turn
+from .tables import Vector
+from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
+from .vault import Vault
+
+_TRIES = 5  # how often a change is tried against concurrent changes of the same memory
+_MANY = 500  # ids from which on reading all derived memories is cheaper than asking for those of each id
+
+
+class Writer:
+    """The changes to one store. Safe for many threads: whoever reads in order to write holds `vault.writing()`."""
+
+    def __init__(self, vault: Vault, embedding: Embedding, clock: Callable[[], datetime]) -> None:
+        self._vault = vault
+        self._embedding = embedding
+        self._clock = clock
+
+    def readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
+        """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
+        now = self._clock()
+        found = {r.cube.id: r.cube for r in self._vault.by_ids(ids, filters.readable_by(who))}
+        for id in ids:
+            if id not in found or lifecycle.has_expired(found[id], now):
+                raise NotFound(f"no memory {id!r}")
+            governance.require_read(who, found[id])
+        return [found[id] for id in dict.fromkeys(ids)]
+
+    def add_turns(self, draft: MemCube, turns: Sequence[Turn]) -> tuple[list[MemCube], list[MemCube]]:
+        """Store turns under a draft's header; all of them as they are stored now, and those that are new."""
+        turns = placement.once_each(turns)
+        if draft.origin.session is None and len(turns) > 1 and any(t.role for t in turns):
+            draft = replace(draft, origin=replace(draft.origin, session=placement.session_label(turns)))
+        vectors: dict[tuple[str | None, str], Vector] = {}
+        # what is there already is not embedded; a single turn is looked for only once, under the lock
+        self._embed(
+            vectors, [p.turn for p in self._place(draft, turns) if p.stored is None] if len(turns) > 1 else turns
+        )
+        with self._vault.writing():
+            placed = self._place(draft, turns)
+            self._embed(vectors, [p.turn for p in placed if p.stored is None])
+            edited = {p.stored.id: self._edited(draft, p) for p in placed if p.stored and p.stored.text != p.turn.text}
+            cubes = [edited.get(p.id) or p.stored or _cube(draft, p) for p in placed]
+            fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
+            self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
+            self.tell(draft.access.owner, "add", fresh, draft.created_at)
+        return cubes, fresh
+
+    def add_keyed(self, draft: MemCube, turn: Turn) -> MemCube:
+        """Store a memory under its owner's name for it, or the next version if there is one."""
+        assert draft.key is not None
+        who = draft.access.owner
+        id = placement.stable_id(who, draft.namespace, "key", draft.key)
+        [vector] = self._embedding.many([spoken(turn.speaker, turn.text)])
+        new = _cube(draft, placement.Placed(turn, id, None))
+        with self._vault.writing():
+            found = self._vault.by_ids([id])
+            if found:
+                new = lifecycle.replaced(found[0].cube, new)
+                self._vault.replace([found[0].cube], [new], [vector])
+            else:
+                self._vault.insert([new], [vector])
+            self.tell(who, "update" if found else "add", [new], new.updated_at)
+        return new
+
+    def add_statement(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
+        """Store what a reader made of turns, as it decided: added, as an update, or in the place of another."""
+        now = self._clock()
+        sources = self.readable([link.id for link in statement.parents], who) if statement.parents else []
+        access = governance.derived_access(who, [s.access for s in sources]) if sources else draft.access
+        cube = replace(
+            draft, id=str(uuid.uuid4()), payload=Text(statement.text), access=access,
+            origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=statement.occurred_at, speaker=statement.speaker,
+                          session=draft.origin.session, source=draft.origin.source, model=statement.model),
+            created_at=now, updated_at=now, semantic_type=statement.semantic_type, tags=statement.tags,
+            attributes=checked_attributes(statement.attributes), lineage=statement.parents,
+        )  # fmt: skip
+        target = statement.revises
+        if target is not None and statement.decision == "update":
+            return self.change(
+                target, who, "update", governance.require_write, lambda old: lifecycle.refined(old, cube, now)
+            )
+        [vector] = self._embedding.many([spoken(cube.origin.speaker, cube.text)])
+        with self._vault.writing():  # no Conflict can come: nobody else writes until both are done
+            if target is not None and statement.decision == "supersede":
+                [old] = self.readable([target], who)
+                governance.require_write(who, old)
+                past = lifecycle.superseded(old, statement.occurred_at or now, now)
+                cube = lifecycle.superseding(cube, old)
+                self._vault.insert([cube], [vector])
+                self._vault.replace([old], [past], [None])
+                self.tell(who, "supersede", [past], now)
+            else:
+                self._vault.insert([cube], [vector])
+            self.tell(who, "add", [cube], now)
+        return cube
+
+    def change(
+        self,
+        id: str,
+        who: str,
+        verb: str,
+        require: Callable[[str, MemCube], None],
+        make: Callable[[MemCube], MemCube],
+    ) -> MemCube:
+        """Read, decide, write if nobody wrote in between; else again. What `make` returns unchanged is not written."""
+        for _ in range(_TRIES):
+            [old] = self.readable([id], who)
+            require(who, old)
+            new = make(old)
+            if new is old:
+                return old
+            vector: Vector | None = None
+            if new.text != old.text:
+                [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+            try:
+                with self._vault.writing():
+                    self._vault.replace([old], [new], [vector])
+                    self.tell(who, verb, [new], new.updated_at)
+                return new
+            except Conflict:
+                continue
+        raise Conflict(f"memory {id} changed {_TRIES} times while it was being changed: try again")
+
+    def remove(self, cubes: Sequence[MemCube], who: str, now: datetime) -> tuple[list[MemCube], int]:
+        """Remove memories and what was derived from them; the derived ones, and how many old versions went. The caller holds
+        `vault.writing()` since it read them."""
+        derived = self._descendants(cubes)
+        gone = [*cubes, *derived]
+        lifecycle.require_deletable(gone)
+        versions = self._vault.remove([c.id for c in gone]) if gone else 0
+        self.tell(who, "delete", gone, now)
+        return derived, versions
+
+    def expire(self, now: datetime) -> int:
+        """Mark what has lapsed; how many."""
+        states = (s for s in lifecycle.MOVES if State.EXPIRED in lifecycle.MOVES[s])
+        lapsed = filters.all_of(filters.in_states(states), f"NOT ({filters.unexpired(now)})")
+        with self._vault.writing():
+            old = [r.cube for r in self._vault.rows(lapsed)]
+            new = [lifecycle.expire(c, now) for c in old]
+            self._vault.replace(old, new, [None] * len(new))
+            self.tell("memos", "expire", new, now)
+        return len(new)
+
+    def tell(
+        self,
+        who: str,
+        verb: str,
+        cubes: Sequence[MemCube],
+        at: datetime,
+        *,
+        failed: str | None = None,
+        detail: str = "",
+    ) -> None:
+        """Record events: one for each memory, or, for a failure, one that says what failed."""
+        if failed is not None:
+            self._vault.record([Event(str(uuid.uuid4()), at, who, verb, outcome="failed", detail=failed)], [()])
+            return
+        events = [Event(str(uuid.uuid4()), at, who, verb, c.id, c.version, detail=detail) for c in cubes]
+        self._vault.record(events, [governance.readers_of(c.access) for c in cubes])
+
+    def repair(self) -> None:
+        """Tell of what was written in the last day and not told of, because a process was killed between the two. Raises
+        Damaged for the opposite: what was told of and is not there."""
+        if self._vault.lost():
+            with self._vault.writing():
+                if lost := self._vault.lost():
+                    raise Damaged(
+                        f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
+                    )
+        since = self._clock() - timedelta(days=1)
+        if not self._vault.missing_events(since):
+            return
+        with self._vault.writing():  # nobody is between the two now
+            for cube in self._vault.missing_events(since):
+                verb = "add" if cube.version == 1 else "update"
+                self.tell(cube.access.owner, verb, [cube], cube.updated_at, detail="told after a crash")
+
+    def _embed(self, known: dict[tuple[str | None, str], Vector], turns: Sequence[Turn]) -> None:
+        new = [t for t in turns if (t.speaker, t.text) not in known]
+        vectors = self._embedding.many([spoken(t.speaker, t.text) for t in new])
+        known.update({(t.speaker, t.text): v for t, v in zip(new, vectors, strict=True)})
+
+    def _edited(self, draft: MemCube, placed: placement.Placed) -> MemCube:
+        """A message that comes again under its id with other words: the next version."""
+        return self.change(
+            placed.id, draft.access.owner, "update", governance.require_write,
+            lambda cube: lifecycle.revise(cube, draft.created_at, text=placed.turn.text),
+        )  # fmt: skip
+
+    def _place(self, draft: MemCube, turns: Sequence[Turn]) -> list[placement.Placed]:
+        owner, where, session = draft.access.owner, draft.namespace, draft.origin.session
+        ids = [
+            None if t.message_id is None else placement.message_key(owner, where, session, t.message_id) for t in turns
+        ]
+        by_id = {r.cube.id: r.cube for r in self._vault.by_ids([i for i in ids if i is not None])}
+        first: list[MemCube] = []
+        last: list[MemCube] = []
+        if session is not None:
+            here = filters.all_of(
+                f"session = {filters.literal(session)}", f"owner = {filters.literal(owner)}",
+                f"namespace = {filters.literal(filters.encode_namespace(where))}", "position IS NOT NULL",
+            )  # fmt: skip
+            last = [r.cube for r in self._vault.rows(here, limit=len(turns), last_by="position")][::-1]
+            first = last
+            if len(last) == len(turns) > 1 and None in ids:  # there may be more before these
+                rows = self._vault.rows(filters.all_of(here, f"position < {len(turns)}"))
+                first = sorted((r.cube for r in rows), key=lambda c: c.origin.position or 0)
+        return placement.place(turns, session, by_id, ids, first, last)
+
+    def _descendants(self, cubes: Sequence[MemCube]) -> list[MemCube]:
+        """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it."""
+        seen = {c.id for c in cubes}
+        found: list[MemCube] = []
+        edge = sorted(seen)
+        while edge:
+            where = filters.contains_any("parents", edge) if len(edge) <= _MANY else "array_length(parents) > 0"
+            new = [
+                row.cube
+                for row in self._vault.rows(where)
+                if row.cube.id not in seen
+                and any(link.id in seen and link.relation != "supersedes" for link in row.cube.lineage)
+            ]
+            seen |= {c.id for c in new}
+            found += new
+            edge = sorted(c.id for c in new)
+        return found
+
+
+def _cube(draft: MemCube, placed: placement.Placed) -> MemCube:
+    turn = placed.turn
+    origin = replace(
+        draft.origin, kind=SourceKind.NOTE if turn.role is None else SourceKind.MESSAGE, occurred_at=turn.occurred_at,
+        role=turn.role, speaker=turn.speaker, position=placed.position, message_id=turn.message_id,
+    )  # fmt: skip
+    return replace(draft, id=placed.id, payload=Text(turn.text), origin=origin)
