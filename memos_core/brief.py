@@ -44,19 +44,23 @@ def arrange(hits: Sequence[Hit], max_tokens: int, count: Callable[[str], int] = 
 
     hits: best first. A hit that does not fit is passed over; a shorter one after it may still.
     """
+    room = max_tokens - count(HEADER + FOOTER)
     chosen: list[MemCube] = []
     for hit in hits:
-        if hit.cube.text and count(_render([*chosen, hit.cube])) <= max_tokens:
+        if hit.cube.text and (size := count(line(hit.cube))) <= room:
             chosen.append(hit.cube)
-    if not chosen:
-        return Brief("", (), 0)
-    cubes = tuple(sorted(chosen, key=_stability))
-    text = _render(cubes)
-    return Brief(text, cubes, count(text))
+            room -= size
+    while chosen:  # tokens of parts need not add up: only the count of the whole is exact
+        cubes = tuple(sorted(chosen, key=_stability))
+        text = _render(cubes)
+        if (tokens := count(text)) <= max_tokens:
+            return Brief(text, cubes, tokens)
+        chosen.pop()
+    return Brief("", (), 0)
 
 
 def _render(cubes: Sequence[MemCube]) -> str:
-    return HEADER + "".join(line(c) for c in sorted(cubes, key=_stability)) + FOOTER
+    return HEADER + "".join(map(line, cubes)) + FOOTER
 
 
 def _stability(cube: MemCube) -> tuple[bool, object, str, int, str]:

@@ -102,6 +102,10 @@ class Embedding:
             ) from error
         if found.ndim != 2 or len(found) != len(texts) or found.shape[1] == 0:
             raise EmbedderFailed(f"embed: {self.name} made {found.shape} of {len(texts)} texts, not one vector each")
+        if self._expected is not None and self._proven and found.shape[1] != self._expected.dimension:
+            raise EmbedderFailed(
+                f"embed: {self.name} made vectors of {found.shape[1]} numbers, the store has {self._expected.dimension}"
+            )
         if not np.isfinite(found).all():
             raise EmbedderFailed(f"embed: {self.name} returned numbers that are not finite")
         return found

@@ -6,11 +6,11 @@ Backslash is no escape in this dialect, a doubled quote is (see the property tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from .codec import checked_text
 from .errors import InvalidArgument
 from .types import PUBLIC, Kind, Namespace, State
 
@@ -26,7 +26,7 @@ def literal(value: str | int | float | datetime) -> str:
     if isinstance(value, datetime):
         return f"timestamp '{value.astimezone(UTC).isoformat()}'"
     if isinstance(value, str):
-        return "'" + value.replace("'", "''") + "'"
+        return "'" + checked_text(value, "filter").replace("'", "''") + "'"
     return repr(value)
 
 
@@ -80,14 +80,19 @@ def of_kinds(kinds: Iterable[Kind | str] | None) -> str | None:
     if kinds is None:
         return None
     try:
-        return one_of("kind", sorted(Kind(k).value for k in kinds))
-    except ValueError as error:
+        return one_of("kind", sorted(Kind(k).value for k in ([kinds] if isinstance(kinds, str) else kinds)))
+    except (ValueError, TypeError) as error:
         raise InvalidArgument(f"kinds: {error}; there are {', '.join(Kind)}") from None
 
 
 def unexpired(now: datetime) -> str:
     """Not past its time; a frozen memory has none."""
     return f"expires_at IS NULL OR expires_at > {literal(now)} OR state = 'frozen'"
+
+
+def current(now: datetime) -> str:
+    """Not expired, swept or not yet."""
+    return all_of("state != 'expired'", unexpired(now))
 
 
 def happened(since: datetime | None, until: datetime | None) -> str | None:
@@ -105,10 +110,12 @@ def matching(conditions: Mapping[str, Any] | None) -> str | None:
     types never match; `$ne` also holds where the attribute is missing. A dotted name means first the attribute of just
     that name, then the nested one. `tags` holds if the memory has the tag.
     """
-    if not conditions:
+    if conditions is None:
         return None
     if not isinstance(conditions, Mapping):
         raise InvalidArgument(f"filter: a mapping of names to conditions is needed, not {type(conditions).__name__}")
+    if not conditions:
+        return None
     return all_of(*(_field(name, wanted) for name, wanted in conditions.items()))
 
 
@@ -161,7 +168,7 @@ def _attribute(name: str, operator: str, value: Any) -> str:
         return f"{shown} = '{str(value).lower()}'"
     if isinstance(value, str):
         return f"starts_with({shown}, '\"') AND {_text(name)} {_SIGNS[operator]} {literal(value)}"
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, int | float) and abs(value) < 2**63:  # also refuses nan
         return f"TRY_CAST({shown} AS DOUBLE) {_SIGNS[operator]} {float(value)!r}"
     raise InvalidArgument(f"filter: {name!r}: {value!r} is no string, finite number, boolean or None")
 

@@ -13,9 +13,9 @@ from typing import Any, Self
 
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
-from .codec import checked_attributes
+from .codec import checked_attributes, checked_text
 from .embedding import Embedding
-from .errors import InvalidArgument, MemOSError, NotFound, StoreClosed
+from .errors import AccessDenied, Damaged, IllegalTransition, InvalidArgument, MemOSError, NotFound, StoreClosed
 from .recall import Question
 from .types import (
     SCHEMA,
@@ -38,7 +38,18 @@ from .types import (
     TickReport,
     Usage,
 )  # fmt: skip
-from .validate import checked_actor, checked_ids, checked_namespace, checked_ttl, checked_word
+from .validate import (
+    checked_access,  # fmt: skip
+    checked_actor,
+    checked_actors,
+    checked_id,
+    checked_ids,
+    checked_namespace,
+    checked_number,
+    checked_tags,
+    checked_ttl,
+    checked_word,
+)
 from .vault import Vault
 from .working_set import Scope, WorkingSet
 from .writing import Writer
@@ -83,6 +94,10 @@ class MemOS:
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
+        if not isinstance(policy, Policy):
+            raise InvalidArgument(f"policy: a Policy is needed, not {type(policy).__name__}")
+        if reader is not None and not callable(getattr(reader, "read", None)):
+            raise InvalidArgument(f"reader: an object with a method read is needed, not {type(reader).__name__}")
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._reader = reader
@@ -146,8 +161,8 @@ class MemOS:
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
             origin=Origin(SourceKind.NOTE, stored_at=now, session=checked_word(session, "session"), source=checked_word(source, "source")),
-            access=_owned(who, access), created_at=now, updated_at=now, key=checked_word(key, "key"),
-            semantic_type=checked_word(semantic_type, "semantic_type"), tags=_checked_tags(tags),
+            access=checked_access(access, who), created_at=now, updated_at=now, key=checked_word(key, "key"),
+            semantic_type=checked_word(semantic_type, "semantic_type"), tags=checked_tags(tags),
             attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=None if span is None else now + span),
         )  # fmt: skip
         if draft.key is not None:
@@ -182,6 +197,7 @@ class MemOS:
 
     def restore(self, id: str, version: int, *, actor: str | None = None) -> MemCube:
         """Make a new version with the content of an old one; access and state stay as they are today."""
+        version = checked_number(version, "version")
         past = self.get(id, version=version, actor=actor)
         return self._change(
             id, actor, "restore", governance.require_write, lambda cube: lifecycle.restored(cube, past, self._clock())
@@ -191,8 +207,7 @@ class MemOS:
         self, id: str, readers: Iterable[str] = (), writers: Iterable[str] = (), *, actor: str | None = None
     ) -> MemCube:
         """Say who else may read and who else may write, from now on: exactly these (`PUBLIC` for everybody). Owner only."""
-        may_read = frozenset(checked_actor(r, public=True) for r in _several(readers, "readers"))
-        may_write = frozenset(checked_actor(w, public=True) for w in _several(writers, "writers"))
+        may_read, may_write = checked_actors(readers, "readers"), checked_actors(writers, "writers")
         return self._change(
             id, actor, "share", governance.require_owner,
             lambda cube: lifecycle.with_access(cube, governance.shared(cube.access, may_read, may_write), self._clock()),
@@ -229,14 +244,14 @@ class MemOS:
                 where = filters.all_of(
                     filters.under(checked_namespace(ids_or_namespace)), f"owner = {filters.literal(who)}"
                 )
-                asked = [r.cube for r in self._vault.rows(where)]
+                rows = self._vault.rows(where)
             else:
-                asked = self._writer.readable(checked_ids(ids_or_namespace), who)
-            for cube in asked:
-                governance.require_owner(who, cube)
-            derived, versions = self._writer.remove(asked, who, now)
+                rows = self._writer.readable_rows(checked_ids(ids_or_namespace), who)
+            for row in rows:
+                governance.require_owner(who, row.cube)
+            derived, versions = self._writer.remove(rows, who, now)
         self._after_write()
-        return Receipt(who, now, tuple(c.id for c in asked), tuple(c.id for c in derived), versions)
+        return Receipt(who, now, tuple(r.cube.id for r in rows), tuple(c.id for c in derived), versions)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -262,8 +277,8 @@ class MemOS:
         who = self._who(actor)
         if not isinstance(query, str) or not query.strip():
             raise InvalidArgument("query: there is no text in it")
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise InvalidArgument(f"k: a whole number from 1 is needed, not {k!r}")
+        checked_text(query, "query")
+        k = checked_number(k, "k")
         start, end = reader.aware(since, "since"), reader.aware(until, "until")
         if start is not None and end is not None and start >= end:
             raise InvalidArgument(f"since, until: {start.isoformat()} is not before {end.isoformat()}")
@@ -283,15 +298,14 @@ class MemOS:
     ) -> Brief:
         """What to put before a model about a question: recalled memories as quoted, dated, attributed data that fits
         `max_tokens`, in an order that changes as little as possible from question to question."""
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise InvalidArgument(f"max_tokens: a whole number from 1 is needed, not {max_tokens!r}")
+        max_tokens = checked_number(max_tokens, "max_tokens")
         hits = self.search(query, namespace=namespace, actor=actor, k=max(10, max_tokens // 25))
         return briefs.arrange(hits, max_tokens, self._count_tokens)
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
         who = self._who(actor)
-        [cube] = self._writer.readable(checked_ids(id), who)
+        [cube] = self._writer.readable([checked_id(id)], who)
         if version is None or version == cube.version:
             return cube
         for past in self._vault.past(cube.id):
@@ -302,15 +316,17 @@ class MemOS:
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
         who = self._who(actor)
-        [cube] = self._writer.readable(checked_ids(id), who)
-        past = (c for c in self._vault.past(cube.id) if c.version < cube.version)
+        [cube] = self._writer.readable([checked_id(id)], who)
+        past = [c for c in self._vault.past(cube.id) if c.version < cube.version]
+        if len(past) < cube.version - 1:
+            raise Damaged(f"{self._vault.path}/history.lance lacks versions of memory {cube.id}")
         return [*(c for c in past if governance.may_read(who, c.access)), cube]
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
         who = self._who(actor)
-        [cube] = self._writer.readable(checked_ids(id), who)
-        scope = filters.readable_by(who)
+        [cube] = self._writer.readable([checked_id(id)], who)
+        scope = filters.all_of(filters.readable_by(who), filters.current(self._clock()))
         parents = [link.id for link in cube.lineage]
         above = self._vault.rows(filters.all_of(scope, filters.one_of("id", parents))) if parents else []
         below = self._vault.rows(filters.all_of(scope, filters.contains_any("parents", [cube.id])))
@@ -330,8 +346,7 @@ class MemOS:
         """Who did what to which memory when, newest first: the actor's own acts, and what others did to memories that
         it could read at that time. `by`: only what this actor did."""
         who = self._who(actor)
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-            raise InvalidArgument(f"limit: a whole number from 1 is needed, not {limit!r}")
+        limit = checked_number(limit, "limit")
         start, end = reader.aware(since, "since"), reader.aware(until, "until")
         wanted = {"actor": by, "subject": subject, "verb": verb}
         where = filters.all_of(
@@ -344,7 +359,7 @@ class MemOS:
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
-        where = filters.readable_by(self._who(actor))
+        where = filters.all_of(filters.readable_by(self._who(actor)), filters.current(self._clock()))
         kinds, states = (Counter(self._vault.column(name, where)) for name in ("kind", "state"))
         sessions = {s for s in self._vault.column("session", where) if s is not None}
         return Stats(kinds.total(), dict(kinds), dict(states), len(sessions), SCHEMA, self._embedding.name)
@@ -394,8 +409,7 @@ class MemOS:
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        [checked] = checked_ids(id)
-        changed = self._writer.change(checked, self._who(actor), verb, require, make)
+        changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
         self._after_write()
         return changed
 
@@ -410,9 +424,23 @@ class MemOS:
 
         reading = self._reader.read(turns, similar)
         for problem in reading.problems:
-            log.warning("reading turns for %s: %s", who, problem)
-            self._writer.tell(who, "read", [], self._clock(), failed=problem)
-        return [self._writer.add_statement(who, draft, statement) for statement in reading.drafts]
+            self._failed(who, "read", problem)
+        kept = []
+        for statement in reading.drafts:
+            try:
+                kept.append(self._writer.add_statement(who, draft, statement))
+            except (
+                InvalidArgument,
+                IllegalTransition,
+                NotFound,
+                AccessDenied,
+            ) as error:  # the turns must not pay for it
+                self._failed(who, "read", f"a statement was left out: {type(error).__name__}")
+        return kept
+
+    def _failed(self, who: str, verb: str, what: str) -> None:
+        log.warning("%s for %s failed: %s", verb, who, what)
+        self._writer.tell(who, verb, [], self._clock(), failed=what)
 
     # --- usage and upkeep in the background --------------------------------------------------------------------------
 
@@ -454,21 +482,3 @@ class MemOS:
             self._upkeep.submit(run)
         except RuntimeError:  # closed between the two
             self._upkeep_pending.clear()
-
-
-def _owned(who: str, access: Access | None) -> Access:
-    if access is None:
-        return Access(who)
-    if access.owner != who:
-        raise InvalidArgument(f"access: its owner {access.owner!r} is not who adds, {who!r}")
-    return access
-
-
-def _several(names: Iterable[str], argument: str) -> Iterable[str]:
-    if isinstance(names, str):
-        raise InvalidArgument(f"{argument}: a list of actors is needed, not the string {names!r}")
-    return names
-
-
-def _checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in _several(tags, "tags")))

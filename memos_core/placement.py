@@ -41,25 +41,22 @@ def message_key(owner: str, namespace: Namespace, session: str | None, message_i
 
 
 def session_label(turns: Sequence[Turn]) -> str:
-    """A name for a conversation handed in without one: from its content, so that it is the same the next time."""
-    digest = sha256()
-    for turn in turns:
-        digest.update(repr(_content(turn)).encode())
-    return f"conversation-{digest.hexdigest()[:16]}"
+    """A name for a conversation handed in without one: from its first message's id, which it keeps while it grows, or else
+    from its whole content, so that at least the same conversation has the same name the next time."""
+    known = (turns[0].message_id,) if turns[0].message_id is not None else tuple(map(_content, turns))
+    return f"conversation-{sha256(repr(known).encode()).hexdigest()[:16]}"
 
 
-def once_each(turns: Sequence[Turn]) -> list[Turn]:
-    """Turns without those that come again under an id: the last words said under an id count, at its first place."""
-    last = {t.message_id: t for t in turns if t.message_id is not None}
+def rounds(turns: Sequence[Turn]) -> tuple[list[Turn], list[Turn]]:
+    """The turns in which each message id comes once, and those that come again (edits of the first, in order)."""
     seen: set[str] = set()
-    found: list[Turn] = []
+    once: list[Turn] = []
+    again: list[Turn] = []
     for turn in turns:
-        if turn.message_id is None:
-            found.append(turn)
-        elif turn.message_id not in seen:
+        (again if turn.message_id in seen else once).append(turn)
+        if turn.message_id is not None:
             seen.add(turn.message_id)
-            found.append(last[turn.message_id])
-    return found
+    return once, again
 
 
 def place(
@@ -75,12 +72,12 @@ def place(
     ids: for each turn the id that its message id gives it, or None. by_id: which of these are stored. first, last: the stored
     turns of the session at its beginning and its end, in order, at least as many as there are turns (or all there are).
     """
-    stored = _overlap(turns, first, last) if session is not None else []
+    stored = _laid_over(turns, first, last) if session is not None else {}
     following = last[-1].origin.position if last else None
     position = 0 if following is None else following + 1
     placed: list[Placed] = []
     for i, (turn, id) in enumerate(zip(turns, ids, strict=True)):
-        known = by_id.get(id) if id is not None else stored[i] if i < len(stored) else None
+        known = by_id.get(id) if id is not None else stored.get(i)
         if known is not None:
             placed.append(Placed(turn, known.id, known.origin.position, known))
             continue
@@ -89,18 +86,28 @@ def place(
     return placed
 
 
-def _overlap(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[MemCube]) -> list[MemCube]:
-    """The stored turns that the handed-in ones begin with. One equal turn at the very beginning proves nothing ("hi")."""
-    new = [_content(t) for t in turns]
-    start = [_stored(c) for c in first]
-    from_start = next(
-        (i for i, (a, b) in enumerate(zip(new, start, strict=False)) if a != b), min(len(new), len(start))
-    )
-    end = [_stored(c) for c in last]
-    over_end = next((n for n in range(min(len(new), len(end)), 0, -1) if end[-n:] == new[:n]), 0)
-    if from_start >= 2 and from_start >= over_end:
-        return list(first[:from_start])
-    return list(last[-over_end:]) if over_end else []
+def _laid_over(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[MemCube]) -> dict[int, MemCube]:
+    """Which stored turns the handed-in ones are, by index.
+
+    From the beginning: at their positions, up to the first that says something else. Turns deleted since leave a gap, and
+    turns changed since count as what they were. One equal turn at the very beginning proves nothing ("hi"). Over the end:
+    the longest run with which the stored turns end and the handed-in ones begin.
+    """
+    start: dict[int, MemCube] = {}
+    at = {c.origin.position: c for c in first}
+    for i, turn in enumerate(turns):
+        if (cube := at.get(i)) is not None:
+            if not _same(turn, cube):
+                break
+            start[i] = cube
+    longest = min(len(turns), len(last))
+    over = next((n for n in range(longest, 0, -1) if all(map(_same, turns[:n], last[-n:]))), 0)
+    end = dict(enumerate(last[-over:])) if over else {}
+    return start if len(start) >= max(2, len(end)) else end
+
+
+def _same(turn: Turn, cube: MemCube) -> bool:
+    return _content(turn) == _stored(cube) or (turn.message_id is None and cube.version > 1)
 
 
 def _content(turn: Turn) -> tuple[object, ...]:

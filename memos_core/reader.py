@@ -13,6 +13,8 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
+from .recall import _STOP as STOP
+from .recall import tokenize
 from .types import Draft, Link, MemCube, Reading
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system",
@@ -165,7 +167,7 @@ class LLMReader:
             try:
                 items = _items(self._complete(prompt + _AGAIN.format(problem=problem) if attempt else prompt))
             except Exception as error:  # the model is the caller's code: whatever it raises must not cost the turns
-                problem = f"{type(error).__name__}: {error}"[:200]
+                problem = type(error).__name__  # its text may quote the prompt, and with it the memories
                 continue
             results = [self._draft(item, batch, known) for item in items]
             return [r for r in results if isinstance(r, Draft)], [r for r in results if isinstance(r, str)]
@@ -174,6 +176,10 @@ class LLMReader:
     def _draft(self, item: Any, batch: Sequence[MemCube], known: Sequence[MemCube]) -> Draft | str:
         if not isinstance(item, Mapping) or not isinstance(item.get("text"), str) or not item["text"].strip():
             return "an item without a text was left out"
+        try:
+            text = _text(item["text"].strip(), "a statement")
+        except InvalidArgument:
+            return "a statement that is not valid text was left out"
         sources = _sources(item, batch)
         if not sources:
             return "a statement that no turn supports was left out"
@@ -182,7 +188,7 @@ class LLMReader:
         if decision in ("update", "supersede") and type(target) is int and 0 <= target < len(known):
             revised = known[target].id
         return Draft(
-            text=item["text"].strip(),
+            text=text,
             semantic_type=item["type"] if item.get("type") in TYPES else "fact",
             speaker=sources[0].origin.speaker,
             occurred_at=max((s.origin.occurred_at for s in sources if s.origin.occurred_at), default=None),
@@ -221,7 +227,7 @@ def _sources(item: Mapping[str, Any], batch: Sequence[MemCube]) -> list[MemCube]
 
 
 def _words(text: str) -> set[str]:
-    return {w for w in re.findall(r"\w+", text.casefold()) if len(w) > 3 or not w.isascii()}
+    return set(tokenize(text)) - STOP
 
 
 # --- times in questions --------------------------------------------------------------------------------------------------
@@ -259,7 +265,10 @@ def window(question: str, now: datetime) -> tuple[datetime, datetime] | None:
         flags=re.I,
     )
     parsed = DateDataParser(languages=["en"], settings=settings).get_date_data(words)
-    return None if parsed.date_obj is None else _period(parsed.date_obj.date(), parsed.period)
+    try:
+        return None if parsed.date_obj is None else _period(parsed.date_obj.date(), parsed.period)
+    except (OverflowError, ValueError):  # the last day that there is
+        return None
 
 
 def _period(day: date, unit: str) -> tuple[datetime, datetime]:

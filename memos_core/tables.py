@@ -41,6 +41,7 @@ EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
+    pa.field("seq", pa.int64()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)

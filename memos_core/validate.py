@@ -8,7 +8,9 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, MemCube, Namespace
+from .types import PUBLIC, Access, MemCube, Namespace
+
+LARGEST = 2**31 - 1  # what the database takes as a limit
 
 
 def checked_actor(actor: Any, *, public: bool = False) -> str:
@@ -40,6 +42,50 @@ def checked_word(value: Any, argument: str) -> str | None:
     if not isinstance(value, str) or not value:
         raise InvalidArgument(f"{argument}: a non-empty string is needed, not {value!r}")
     return checked_text(value, argument)
+
+
+def checked_actors(actors: Any, argument: str) -> frozenset[str]:
+    """Several actors, "*" among them if everybody is meant."""
+    if isinstance(actors, str) or not isinstance(actors, Iterable):
+        raise InvalidArgument(f"{argument}: a list of actors is needed, not {actors!r}")
+    found = list(actors)
+    for actor in found:
+        if not isinstance(actor, str) or not actor.strip():
+            raise InvalidArgument(f"{argument}: actors are non-empty strings, not {actor!r}")
+        checked_text(actor, argument)
+    return frozenset(found)
+
+
+def checked_access(access: Any, owner: str) -> Access:
+    """The access that was given, or the owner's alone. Raises InvalidArgument if somebody else would own it."""
+    if access is None:
+        return Access(owner)
+    if not isinstance(access, Access):
+        raise InvalidArgument(f"access: an Access is needed, not {type(access).__name__}")
+    if access.owner != owner:
+        raise InvalidArgument(f"access: its owner {access.owner!r} is not who adds, {owner!r}")
+    return Access(
+        owner, checked_actors(access.readers, "access.readers"), checked_actors(access.writers, "access.writers")
+    )
+
+
+def checked_tags(tags: Any) -> tuple[str, ...]:
+    """Tags, each once."""
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
+        raise InvalidArgument(f"tags: a list of strings is needed, not {tags!r}")
+    return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in tags))
+
+
+def checked_number(value: Any, argument: str) -> int:
+    """A whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InvalidArgument(f"{argument}: a whole number from 1 is needed, not {value!r}")
+    return min(value, LARGEST)
+
+
+def checked_id(id: Any) -> str:
+    """One id, a memory standing for its own."""
+    return checked_ids([id])[0]
 
 
 def checked_ids(ids: Any) -> list[str]:

@@ -18,6 +18,7 @@ import json
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,7 @@ from .errors import (
     Conflict,
     Damaged,
     EmbedderMismatch,
+    InvalidArgument,
     MemOSError,
     NotAStore,
     SchemaMismatch,
@@ -75,6 +77,8 @@ class Vault:
 
     def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at `path`, or make one as `describe` says if there is nothing."""
+        if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
+            raise InvalidArgument(f"path: a folder is needed, not {path!r}")
         self.path = os.fspath(path)
         if "://" in self.path:
             raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
@@ -159,7 +163,7 @@ class Vault:
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
         order = [ColumnOrdering(column_name="at", ascending=False)]
-        names = [n for n in EVENTS.names if n != "readers"]
+        names = [n for n in EVENTS.names if n not in ("readers", "seq")]
         query = self._table("events").search().where(where).select(names).order_by(order).limit(limit)
         with self._guarded("events"):
             found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}
@@ -216,18 +220,23 @@ class Vault:
             self._committed(self.manifest.cubes)
 
     def remove(self, ids: Sequence[str]) -> int:
-        """Remove memories and all their versions; how many old versions went. History goes last: what is not current
-        is not readable, so a crash in between leaves nothing to see, and `sweep` finishes."""
+        """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts
+        from that moment, and whoever opens the store finishes what a killed process began (`unfinished`)."""
         with self.writing(), self._guarded("cubes"):
             for some in _batches(ids, 5_000):
                 self._cubes.delete(filters.one_of("id", some))
             self._committed(self.manifest.cubes)
             return self._remove_past(ids)
 
-    def record(self, events: Sequence[Event], readers: Sequence[Iterable[str]]) -> None:
-        """Append events, each with who besides its actor may see it."""
+    def record(
+        self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int] | None = None
+    ) -> None:
+        """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         if events:
-            rows = [{**asdict(e), "readers": sorted(r)} for e, r in zip(events, readers, strict=True)]
+            marks: Sequence[int | None] = seqs or [None] * len(events)
+            rows = [
+                {**asdict(e), "readers": sorted(r), "seq": n} for e, r, n in zip(events, readers, marks, strict=True)
+            ]
             with self._guarded("events"):
                 self._table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))
             self._committed("events")
@@ -289,11 +298,24 @@ class Vault:
 
     def missing_events(self, since: datetime) -> list[MemCube]:
         """Memories written since a time, whose current version no event tells of: a crash came between the two."""
-        recent = self.rows(f"updated_at >= {filters.literal(since)}")
-        query = self._table("events").search().where(f"at >= {filters.literal(since)}").select(["subject", "version"])
+        with self._guarded("cubes"):
+            recent = self._cubes.search().where(f"updated_at >= {filters.literal(since)}").select(["id", "version"])
+            written = recent.limit(ALL).to_arrow()
+        told = self._told(f"at >= {filters.literal(since)}", "version")
+        pairs = zip(written["id"].to_pylist(), written["version"].to_pylist(), strict=True)
+        return [r.cube for r in self.by_ids([id for id, version in pairs if (id, version) not in told])]
+
+    def unfinished(self, since: datetime) -> list[str]:
+        """Memories whose deletion was recorded since a time and not carried out: a crash came between the two. A memory that
+        was made anew under its old id since then is another write, and stays."""
+        told = self._told(f"verb = 'delete' AND at >= {filters.literal(since)}", "seq")
+        return [r.cube.id for r in self.by_ids(sorted({id for id, _ in told})) if (r.cube.id, r.seq) in told]
+
+    def _told(self, where: str, column: str) -> set[tuple[str, int]]:
+        query = self._table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
         with self._guarded("events"):
-            told = {(e["subject"], e["version"]) for e in query.limit(ALL).to_arrow().to_pylist()}
-        return [r.cube for r in recent if (r.cube.id, r.cube.version) not in told]
+            found = query.limit(ALL).to_arrow()
+        return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
 
     def lost(self) -> list[str]:
         """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance
@@ -346,7 +368,7 @@ class Vault:
         events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
         _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
         # last, and complete from the first moment: a store exists when its manifest does
-        row = pa.Table.from_pylist([{"key": "manifest", "value": json.dumps(asdict(manifest))}], schema=META)
+        row = pa.Table.from_pylist([{"key": "manifest", "value": _signed(manifest)}], schema=META)
         self._db.create_table("meta", data=row)
         self._committed("meta")
 
@@ -391,7 +413,7 @@ class Vault:
         with self._guarded(manifest.cubes):
             self._table(manifest.cubes).optimize()
         with self._guarded("meta"):
-            self._table("meta").update(where="key = 'manifest'", values={"value": json.dumps(asdict(manifest))})
+            self._table("meta").update(where="key = 'manifest'", values={"value": _signed(manifest)})
         self._committed("meta")
         self.manifest = self._read_manifest()
         self.drop(before)
@@ -401,7 +423,7 @@ class Vault:
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
         with self.writing(), self._guarded("meta"):
-            self._table("meta").update(where="key = 'manifest'", values={"value": json.dumps(asdict(manifest))})
+            self._table("meta").update(where="key = 'manifest'", values={"value": _signed(manifest)})
             self._committed("meta")
             self.manifest = self._read_manifest()
 
@@ -411,7 +433,12 @@ class Vault:
             rows = self._table("meta").search().select(["value"]).limit(2).to_list()
         if len(rows) != 1:
             raise Damaged(f"{self.path}/meta.lance holds {len(rows)} manifests instead of one")
-        raw = json.loads(rows[0]["value"])
+        sum, _, text = rows[0]["value"].partition(" ")
+        if sum != str(zlib.crc32(text.encode())):
+            raise Damaged(
+                f"{self.path}/meta.lance: the manifest does not match its checksum: {rows[0]['value'][:80]!r}"
+            )
+        raw = json.loads(text)
         if raw.get("schema") != SCHEMA:
             raise SchemaMismatch(
                 f"{self.path} has store schema {raw.get('schema')}, this version reads {SCHEMA}: use the memos-adapters that wrote it, or a newer one"
@@ -504,6 +531,11 @@ def _claim_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be made: {error.strerror or error}") from error
+
+
+def _signed(manifest: Manifest) -> str:
+    text = json.dumps(asdict(manifest))
+    return f"{zlib.crc32(text.encode())} {text}"
 
 
 def _index(table: Any, wanted: dict[str, Any]) -> None:

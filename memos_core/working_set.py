@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from . import filters, governance, lifecycle
+from .errors import Damaged
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
 from .tables import Row, Vector
 from .types import Hit, MemCube, Namespace, Policy
@@ -119,7 +120,10 @@ class WorkingSet:
     def _take(self, scope: Scope, entry: _Resident, rows: list[Row], now: datetime) -> None:
         assert entry.corpus is not None
         for row in rows:  # the filter said so; the record, which is checked against its sum, has the last word
-            governance.require_read(scope.actor, row.cube)
+            if not governance.may_read(scope.actor, row.cube.access):
+                raise Damaged(
+                    f"{self._vault.path}/cubes.lance: the readers of memory {row.cube.id} are not those of its record"
+                )
         live = [r for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
         _drop(entry, [r.cube.id for r in rows])
         entry.corpus.put(passage(r.cube, r.vector) for r in live if r.vector is not None)

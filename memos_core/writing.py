@@ -15,7 +15,7 @@ from .codec import checked_attributes
 from .embedding import Embedding, spoken
 from .errors import Conflict, Damaged, NotFound
 from .reader import Turn
-from .tables import Vector
+from .tables import Row, Vector
 from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
 from .vault import Vault
 
@@ -33,17 +33,21 @@ class Writer:
 
     def readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
         """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
+        return [row.cube for row in self.readable_rows(ids, who)]
+
+    def readable_rows(self, ids: Sequence[str], who: str) -> list[Row]:
+        """The same, with what the store adds."""
         now = self._clock()
-        found = {r.cube.id: r.cube for r in self._vault.by_ids(ids, filters.readable_by(who))}
+        found = {r.cube.id: r for r in self._vault.by_ids(ids, filters.readable_by(who))}
         for id in ids:
-            if id not in found or lifecycle.has_expired(found[id], now):
+            if id not in found or lifecycle.has_expired(found[id].cube, now):
                 raise NotFound(f"no memory {id!r}")
-            governance.require_read(who, found[id])
+            governance.require_read(who, found[id].cube)
         return [found[id] for id in dict.fromkeys(ids)]
 
     def add_turns(self, draft: MemCube, turns: Sequence[Turn]) -> tuple[list[MemCube], list[MemCube]]:
         """Store turns under a draft's header; all of them as they are stored now, and those that are new."""
-        turns = placement.once_each(turns)
+        turns, again = placement.rounds(turns)
         if draft.origin.session is None and len(turns) > 1 and any(t.role for t in turns):
             draft = replace(draft, origin=replace(draft.origin, session=placement.session_label(turns)))
         vectors: dict[tuple[str | None, str], Vector] = {}
@@ -54,11 +58,15 @@ class Writer:
         with self._vault.writing():
             placed = self._place(draft, turns)
             self._embed(vectors, [p.turn for p in placed if p.stored is None])
-            edited = {p.stored.id: self._edited(draft, p) for p in placed if p.stored and p.stored.text != p.turn.text}
-            cubes = [edited.get(p.id) or p.stored or _cube(draft, p) for p in placed]
+            # changes first: they may be refused, and then nothing is written
+            changed = {p.id: self._said_again(draft, p) for p in placed if p.stored and self._is_news(p)}
+            cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
             self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
             self.tell(draft.access.owner, "add", fresh, draft.created_at)
+            if again:
+                edited = {c.id: c for c in self.add_turns(draft, again)[0]}
+                cubes = [edited.get(c.id, c) for c in cubes]
         return cubes, fresh
 
     def add_keyed(self, draft: MemCube, turn: Turn) -> MemCube:
@@ -137,15 +145,17 @@ class Writer:
                 continue
         raise Conflict(f"memory {id} changed {_TRIES} times while it was being changed: try again")
 
-    def remove(self, cubes: Sequence[MemCube], who: str, now: datetime) -> tuple[list[MemCube], int]:
+    def remove(self, rows: Sequence[Row], who: str, now: datetime) -> tuple[list[MemCube], int]:
         """Remove memories and what was derived from them; the derived ones, and how many old versions went. The caller holds
         `vault.writing()` since it read them."""
-        derived = self._descendants(cubes)
-        gone = [*cubes, *derived]
-        lifecycle.require_deletable(gone)
-        versions = self._vault.remove([c.id for c in gone]) if gone else 0
-        self.tell(who, "delete", gone, now)
-        return derived, versions
+        derived = self._descendants([r.cube for r in rows])
+        gone = [*rows, *derived]
+        lifecycle.require_deletable([r.cube for r in gone])
+        if not gone:
+            return [], 0
+        events = [Event(str(uuid.uuid4()), now, who, "delete", r.cube.id, r.cube.version) for r in gone]
+        self._vault.record(events, [governance.readers_of(r.cube.access) for r in gone], [r.seq for r in gone])
+        return [r.cube for r in derived], self._vault.remove([r.cube.id for r in gone])
 
     def expire(self, now: datetime) -> int:
         """Mark what has lapsed; how many."""
@@ -176,8 +186,9 @@ class Writer:
         self._vault.record(events, [governance.readers_of(c.access) for c in cubes])
 
     def repair(self) -> None:
-        """Tell of what was written in the last day and not told of, because a process was killed between the two. Raises
-        Damaged for the opposite: what was told of and is not there."""
+        """Tell of what was written in the last day and not told of, and carry out deletions that were told of and not
+        done, because a process was killed between the two. Raises
+        Damaged for memories that were told of and are not there."""
         if self._vault.lost():
             with self._vault.writing():
                 if lost := self._vault.lost():
@@ -185,9 +196,11 @@ class Writer:
                         f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
                     )
         since = self._clock() - timedelta(days=1)
-        if not self._vault.missing_events(since):
+        if not self._vault.missing_events(since) and not self._vault.unfinished(since):
             return
         with self._vault.writing():  # nobody is between the two now
+            if unfinished := self._vault.unfinished(since):
+                self._vault.remove(unfinished)
             for cube in self._vault.missing_events(since):
                 verb = "add" if cube.version == 1 else "update"
                 self.tell(cube.access.owner, verb, [cube], cube.updated_at, detail="told after a crash")
@@ -197,12 +210,29 @@ class Writer:
         vectors = self._embedding.many([spoken(t.speaker, t.text) for t in new])
         known.update({(t.speaker, t.text): v for t, v in zip(new, vectors, strict=True)})
 
-    def _edited(self, draft: MemCube, placed: placement.Placed) -> MemCube:
-        """A message that comes again under its id with other words: the next version."""
-        return self.change(
-            placed.id, draft.access.owner, "update", governance.require_write,
-            lambda cube: lifecycle.revise(cube, draft.created_at, text=placed.turn.text),
-        )  # fmt: skip
+    def _is_news(self, placed: placement.Placed) -> bool:
+        """Whether a message that is stored comes with other words, or after its time was over."""
+        stored = placed.stored
+        assert stored is not None
+        if lifecycle.has_expired(stored, self._clock()):
+            return True
+        if placed.turn.message_id is None or stored.text == placed.turn.text:
+            return False
+        # what was said before and changed since (an update, a restore) is no news when it is handed in again
+        return stored.version == 1 or all(placed.turn.text != past.text for past in self._vault.past(stored.id))
+
+    def _said_again(self, draft: MemCube, placed: placement.Placed) -> MemCube:
+        """A message that comes again under its id: the next version."""
+        old = placed.stored
+        assert old is not None
+        if lifecycle.has_expired(old, self._clock()):
+            new = lifecycle.replaced(old, _cube(draft, placed))
+        else:
+            new = lifecycle.revise(old, draft.created_at, text=placed.turn.text)
+        [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+        self._vault.replace([old], [new], [vector])
+        self.tell(draft.access.owner, "update", [new], new.updated_at)
+        return new
 
     def _place(self, draft: MemCube, turns: Sequence[Turn]) -> list[placement.Placed]:
         owner, where, session = draft.access.owner, draft.namespace, draft.origin.session
@@ -224,22 +254,22 @@ class Writer:
                 first = sorted((r.cube for r in rows), key=lambda c: c.origin.position or 0)
         return placement.place(turns, session, by_id, ids, first, last)
 
-    def _descendants(self, cubes: Sequence[MemCube]) -> list[MemCube]:
+    def _descendants(self, cubes: Sequence[MemCube]) -> list[Row]:
         """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it."""
         seen = {c.id for c in cubes}
-        found: list[MemCube] = []
+        found: list[Row] = []
         edge = sorted(seen)
         while edge:
             where = filters.contains_any("parents", edge) if len(edge) <= _MANY else "array_length(parents) > 0"
             new = [
-                row.cube
+                row
                 for row in self._vault.rows(where)
                 if row.cube.id not in seen
                 and any(link.id in seen and link.relation != "supersedes" for link in row.cube.lineage)
             ]
-            seen |= {c.id for c in new}
+            edge = sorted(r.cube.id for r in new)
+            seen |= set(edge)
             found += new
-            edge = sorted(c.id for c in new)
         return found
 
 
