@@ -55,6 +55,7 @@ from .working_set import Scope, WorkingSet
 from .writing import Writer
 
 log = logging.getLogger("memos_core")
+_LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
 
 
 def _utc_now() -> datetime:
@@ -294,13 +295,25 @@ class MemOS:
         return hits
 
     def brief(
-        self, query: str, *, namespace: Sequence[str] = (), actor: str | None = None, max_tokens: int = 1500
+        self,
+        query: str,
+        *,
+        namespace: Sequence[str] = (),
+        actor: str | None = None,
+        max_tokens: int = 1500,
+        leave_out: Callable[[MemCube], bool] | None = None,
     ) -> Brief:
         """What to put before a model about a question: recalled memories as quoted, dated, attributed data that fits
-        `max_tokens`, in an order that changes as little as possible from question to question."""
+        `max_tokens`, in an order that changes as little as possible from question to question.
+
+        Args:
+            leave_out: memories that the model sees anyway, such as turns that are still in its context.
+        """
         max_tokens = checked_number(max_tokens, "max_tokens")
-        hits = self.search(query, namespace=namespace, actor=actor, k=max(10, max_tokens // 25))
-        return briefs.arrange(hits, max_tokens, self._count_tokens)
+        k = max(_LEAST, max_tokens // _LINE)
+        hits = self.search(query, namespace=namespace, actor=actor, k=k if leave_out is None else 2 * k)
+        kept = hits if leave_out is None else [h for h in hits if not leave_out(h.cube)]
+        return briefs.arrange(kept[:k], max_tokens, self._count_tokens)
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""

@@ -134,19 +134,19 @@ class Vault:
         with self._guarded("cubes"):
             return int(self._cubes.count_rows(where))
 
-    def near(self, vector: Vector, where: str, limit: int) -> list[str]:
-        """Ids by cosine, nearest first, from among those that the condition holds for."""
+    def near(self, vector: Vector, where: str, limit: int) -> list[Row]:
+        """By cosine, nearest first, from among those that the condition holds for; with vectors."""
         query = self._cubes.search(vector).distance_type("cosine").refine_factor(5).where(where)
         with self._guarded("cubes"):
-            found = query.select(["id", "_distance"]).limit(limit).to_arrow()
-        return found["id"].to_pylist()  # type: ignore[no-any-return]
+            found = query.select([*_READ_VECTOR, "_distance"]).limit(limit).to_arrow()
+        return decoded(found, self.manifest.dimension, self.path)
 
-    def worded(self, words: str, where: str, limit: int) -> list[str]:
-        """Ids by BM25, best first, from among those that the condition holds for."""
+    def worded(self, words: str, where: str, limit: int) -> list[Row]:
+        """By BM25, best first, from among those that the condition holds for; with vectors."""
         query = self._cubes.search(MatchQuery(words, "text"), query_type="fts").where(where)
         with self._guarded("cubes"):
-            found = query.select(["id", "_score"]).limit(limit).to_arrow()
-        return found["id"].to_pylist()  # type: ignore[no-any-return]
+            found = query.select([*_READ_VECTOR, "_score"]).limit(limit).to_arrow()
+        return decoded(found, self.manifest.dimension, self.path)
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""
@@ -377,7 +377,7 @@ class Vault:
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
         there = name in self._db.list_tables().tables
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
-        trees = {c: BTree() for c in ("id", "seq", "namespace", "session", "updated_at")}
+        trees = {c: BTree() for c in ("id", "seq", "namespace", "thread", "updated_at")}
         _index(table, {**trees, **{c: LabelList() for c in ("readers", "tags", "parents")}, "text": _WORDS})
 
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------

@@ -19,11 +19,12 @@ from typing import Any
 from . import filters, governance, lifecycle
 from .errors import Damaged
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
-from .tables import Row, Vector
+from .tables import Row, Vector, thread
 from .types import Hit, MemCube, Namespace, Policy
 from .vault import Vault
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
+_MOST = 10_000  # candidates of one arm, however many are asked for
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
 
 
@@ -149,20 +150,21 @@ class WorkingSet:
     ) -> list[Hit]:
         whole = filters.all_of(scope.where, filters.unexpired(now))
         where = filters.all_of(whole, narrowed)
-        wanted = max(self._policy.candidates, k)
+        wanted = max(self._policy.candidates, min(k, _MOST))
         near = self._second.submit(self._vault.near, question.vector, where, wanted)
         words = _search_words(question.text)
         worded = self._vault.worded(words, where, wanted) if words else []
-        found = list(dict.fromkeys(_alternately(near.result(), worded)))
-        if not found:
+        found = list(_alternately(near.result(), worded))
+        rows = {r.cube.id: r for r in found}
+        if not rows:
             return []
-        rows = {r.cube.id: r for r in self._vault.rows(filters.one_of("id", found), vectors=True)}
-        around = _neighbours([rows[id].cube for id in found[:_ANCHORS] if id in rows])
-        if around:
-            rows |= {r.cube.id: r for r in self._vault.rows(filters.all_of(whole, around), vectors=True)}
-        among: set[str] | None = None
-        if narrowed is not None:
-            among = set(found) | set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
+        among = None if narrowed is None else set(rows)
+        anchors = list(dict.fromkeys(r.cube.id for r in found))[:_ANCHORS]
+        if around := _neighbours([rows[id].cube for id in anchors]):
+            beside = self._vault.rows(filters.all_of(whole, around), vectors=True)
+            rows = {r.cube.id: r for r in beside} | rows
+            if among is not None:  # a neighbour informs, but is an answer only if it is asked for
+                among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
         corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
         ranked = _rank(question, corpus, k, among, self._statistics(scope))
         return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
@@ -193,9 +195,8 @@ def _rank(
 def passage(cube: MemCube, vector: Vector) -> Passage:
     """What ranking needs of a memory. Sessions of different owners or namespaces are different sessions."""
     origin = cube.origin
-    session = None if origin.session is None else "\x1f".join((cube.access.owner, *cube.namespace, origin.session))
     return Passage(
-        id=cube.id, text=cube.text, vector=vector, speaker=origin.speaker, session=session,
+        id=cube.id, text=cube.text, vector=vector, speaker=origin.speaker, session=thread(cube),
         position=origin.position, occurred_at=origin.happened_at, priority=cube.priority - 0.5,
     )  # fmt: skip
 
@@ -213,14 +214,19 @@ def _drop(entry: _Resident, ids: list[str]) -> None:
 
 
 def _neighbours(cubes: Iterable[MemCube]) -> str | None:
-    """The turns around some, as a condition."""
-    spans = [
-        f"(session = {filters.literal(c.origin.session)} AND namespace = {filters.literal(filters.encode_namespace(c.namespace))}"
-        f" AND position >= {c.origin.position - _AROUND} AND position <= {c.origin.position + _AROUND})"
-        for c in cubes
-        if c.origin.session is not None and c.origin.position is not None
-    ]
-    return " OR ".join(spans) or None
+    """The turns around some, as a condition: sessions first, which an index serves, then the places in each."""
+    places: dict[str, set[int]] = {}
+    for cube in cubes:
+        talk, at = thread(cube), cube.origin.position
+        if talk is not None and at is not None:
+            places.setdefault(talk, set()).update(range(at - _AROUND, at + _AROUND + 1))
+    if not places:
+        return None
+    spans = (
+        f"thread = {filters.literal(talk)} AND position IN ({', '.join(map(str, sorted(at)))})"
+        for talk, at in places.items()
+    )
+    return filters.all_of(filters.one_of("thread", places), " OR ".join(f"({span})" for span in spans))
 
 
 def _alternately(one: list[Any], other: list[Any]) -> Iterable[Any]:

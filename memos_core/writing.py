@@ -15,7 +15,7 @@ from .codec import checked_attributes
 from .embedding import Embedding, spoken
 from .errors import Conflict, Damaged, NotFound
 from .reader import Turn
-from .tables import Row, Vector
+from .tables import Row, Vector, thread
 from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
 from .vault import Vault
 
@@ -243,10 +243,7 @@ class Writer:
         first: list[MemCube] = []
         last: list[MemCube] = []
         if session is not None:
-            here = filters.all_of(
-                f"session = {filters.literal(session)}", f"owner = {filters.literal(owner)}",
-                f"namespace = {filters.literal(filters.encode_namespace(where))}", "position IS NOT NULL",
-            )  # fmt: skip
+            here = f"thread = {filters.literal(thread(draft) or '')} AND position IS NOT NULL"
             last = [r.cube for r in self._vault.rows(here, limit=len(turns), last_by="position")][::-1]
             first = last
             if len(last) == len(turns) > 1 and None in ids:  # there may be more before these

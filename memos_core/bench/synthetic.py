@@ -99,6 +99,10 @@ class World:
         clusters = topics[np.arange(len(owners)) // TURNS, picked]
         return Memories(self._texts(len(owners)), self._near(self._centres[clusters]), owners, sessions)
 
+    def draw(self, below: int, count: int) -> list[int]:
+        """`count` whole numbers below one."""
+        return self._rng.integers(below, size=count).tolist()
+
     def questions(self, about: Memories, rows: Sequence[int]) -> tuple[list[str], Vectors]:
         """A question for each of some memories: three of its words and three others, its vector and noise."""
         noise = _unit(self._rng.normal(size=(len(rows), WIDTH)))

@@ -1,0 +1,36 @@
+"""Long-term memory for LangChain agents, on the memos_core engine.
+
+Importing this loads neither LangChain's agents nor torch; the first touch of a name does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .memory import MemOSMemory
+
+__all__ = ["MemOSMemory"]
+
+_LAZY = {"MemOSMemory": "memory"}
+_FRAMEWORK = ("langchain", "langchain_core", "langgraph")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in _FRAMEWORK:
+            raise
+        from memos_core import MissingPackage
+
+        raise MissingPackage(
+            f"{name} needs {error.name}, which is not installed: pip install 'memos-adapters[langchain]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,284 @@
+"""MemOSMemory: long-term memory as middleware of `create_agent`.
+
+Knows LangChain's hooks and which messages of a run are new; how memories are kept and found is the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from langchain.agents.middleware import (
+    AgentMiddleware,
+    AgentState,
+    ExtendedModelResponse,
+    ModelRequest,
+    ModelResponse,
+    PrivateStateAttr,
+)
+from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langgraph.channels.untracked_value import UntrackedValue
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+from langgraph.types import Command
+
+from memos_core import PUBLIC, InvalidArgument, MemOS, MemOSError
+
+from .messages import as_turns, is_summary, said
+
+log = logging.getLogger("langchain_memos")
+
+T = TypeVar("T")
+
+
+class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to this checker
+    """What one run, or one thread, has to know. Plain strings, because checkpointers keep them."""
+
+    memos_session: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
+    """This run's own session label where there is no thread."""
+    memos_recalled: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
+    """The brief (`text`) for the human message `id`. Untracked: it is never persisted, and after a resume recalled anew."""
+    memos_written: NotRequired[Annotated[str, PrivateStateAttr]]
+    """Id of the last message of the thread that was written."""
+
+
+class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
+    """Gives an agent long-term memory: recalls before the model answers, writes what was said.
+
+    Setup:
+        ``pip install 'memos-adapters[offline,langchain]'`` (``[langchain]`` alone if you bring your own embedder).
+
+    Instantiate:
+        >>> from langchain_memos import MemOSMemory
+        >>> memory = MemOSMemory("memories", user_id="ann")                             # doctest: +SKIP
+
+    Invoke:
+        >>> from langchain.agents import create_agent
+        >>> agent = create_agent("openai:gpt-5", tools=[], middleware=[memory])         # doctest: +SKIP
+        >>> agent.invoke({"messages": "I take my tea with lemon."})                     # doctest: +SKIP
+        >>> agent.invoke({"messages": "How do I take my tea?"})                         # doctest: +SKIP
+
+    Async:
+        ``await agent.ainvoke(...)``; the engine works in a thread, never on the event loop.
+
+    What is recalled for the last human message is appended to the system message of the model call; it enters neither the
+    history nor a checkpoint. What people and the model said is written once: the human message before the model is called, so
+    that it stays if the model fails, and the rest after the run. The session is the thread; a run without one is a session of
+    its own, and of its input only the last turn is written, what precedes it being history. A message may carry its time in
+    `additional_kwargs["timestamp"]`.
+
+    One instance serves any number of users at once; an agent takes one instance.
+
+    Args:
+        memory: a `MemOS`, or the path of one, opened at first use.
+        embed: the embedder, for a path.
+        user_id: whose memories: a name, or a callable from the run's `Runtime` to one. None: `user_id` of the run's context
+            (attribute or key), else `config["configurable"]["user_id"]`; a run with neither is refused.
+        namespace: where memories are written, and at or below which they are recalled.
+        max_tokens: of what is recalled for a turn.
+        on_error: what to do if the memory fails: "warn" logs it and lets the agent go on without, "raise" raises.
+        write: False to recall only.
+
+    Raises:
+        InvalidArgument: of the constructor, for an argument; of a run, if nobody says who the user is.
+    """
+
+    name = "MemOSMemory"
+    state_schema = MemOSState
+
+    def __init__(
+        self,
+        memory: MemOS | str | os.PathLike[str],
+        *,
+        embed: Any = None,
+        user_id: str | Callable[[Any], str] | None = None,
+        namespace: Sequence[str] = ("default",),
+        max_tokens: int = 1500,
+        on_error: Literal["warn", "raise"] = "warn",
+        write: bool = True,
+    ) -> None:
+        super().__init__()
+        self.tools = []
+        if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
+            raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
+        if isinstance(memory, MemOS) and embed is not None:
+            raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
+        if user_id is not None and not callable(user_id):
+            _checked_user(user_id)
+        if isinstance(namespace, str) or not namespace or not all(isinstance(n, str) and n for n in namespace):
+            raise InvalidArgument(f"namespace: a tuple of labels is needed, such as ('app',), not {namespace!r}")
+        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
+            raise InvalidArgument(f"max_tokens: a whole number from 1 is needed, not {max_tokens!r}")
+        if on_error not in ("warn", "raise"):
+            raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
+        self._given = memory
+        self._opened = memory if isinstance(memory, MemOS) else None
+        self._opening = threading.Lock()
+        self._embed = embed
+        self._user_id = user_id
+        self._namespace = tuple(namespace)
+        self._max_tokens = max_tokens
+        self._on_error = on_error
+        self._write = write
+
+    @property
+    def memory(self) -> MemOS:
+        """The engine, opened now if it was not yet."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = MemOS(self._given, embed=self._embed)
+            return self._opened
+
+    def close(self) -> None:
+        """Let go of the store if it was opened here, by its path; the next use opens it again."""
+        with self._opening:
+            if self._opened is not None and self._opened is not self._given:
+                self._opened.close()
+                self._opened = None
+
+    # --- hooks, each twice -------------------------------------------------------------------------------------------
+
+    def before_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Refuse a run of nobody's before it costs anything; name the session of a run without a thread."""
+        self._user(runtime)
+        return None if _configured("thread_id") else {"memos_session": f"run-{uuid.uuid4()}"}
+
+    async def abefore_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """`before_agent`, beside the event loop."""
+        return await asyncio.to_thread(self.before_agent, state, runtime)
+
+    def wrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
+    ) -> Any:
+        """Put what is recalled behind the system message; at the turn's first call, write what it was asked."""
+        request, noted = self._remind(request)
+        return _noting(handler(request), noted)
+
+    async def awrap_model_call(
+        self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
+    ) -> Any:
+        """`wrap_model_call`, the engine beside the event loop."""
+        request, noted = await asyncio.to_thread(self._remind, request)
+        return _noting(await handler(request), noted)
+
+    def after_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """Write what is not written yet."""
+        return self._remember(state, self._user(runtime)) or None
+
+    async def aafter_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
+        """`after_agent`, beside the event loop."""
+        return await asyncio.to_thread(self.after_agent, state, runtime)
+
+    # --- below the hooks ---------------------------------------------------------------------------------------------
+
+    def _remind(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], dict[str, Any]]:
+        """The request with what is recalled for its turn, and what to note in the state."""
+        state, noted = request.state, {}
+        asked = next((m for m in reversed(state["messages"]) if _asks(m)), None)
+        if asked is None:
+            return request, {}
+        recalled = state.get("memos_recalled")
+        if recalled is None or recalled["id"] != asked.id:
+            user = self._user(request.runtime)
+            # recalled before it is written: else the best memory of a question is the question
+            text = self._attempt("recall", user, lambda: self._recall(said(asked), user), "")
+            recalled = {"id": asked.id, "text": text}
+            noted = {"memos_recalled": recalled, **self._remember(state, user)}
+        if recalled["text"]:
+            request = request.override(system_message=_appended(request.system_message, recalled["text"]))
+        return request, noted
+
+    def _recall(self, question: str | None, user: str) -> str:
+        if question is None:
+            return ""
+        return self.memory.brief(question, namespace=self._namespace, actor=user, max_tokens=self._max_tokens).text
+
+    def _remember(self, state: MemOSState, user: str) -> dict[str, Any]:
+        """Write the messages that are not written; what to note in the state. A failed write is tried again by the next."""
+        new = _unwritten(state["messages"], state.get("memos_written"))
+        if not self._write or not new:
+            return {}
+        turns = as_turns(new)
+        session = str(_configured("thread_id") or state.get("memos_session") or f"run-{new[0].id}")
+
+        def add() -> bool:
+            if turns:
+                self.memory.add(turns, namespace=self._namespace, actor=user, session=session)
+            return True
+
+        return {"memos_written": new[-1].id} if self._attempt("write", user, add, False) else {}
+
+    def _attempt(self, verb: str, user: str, work: Callable[[], T], otherwise: T) -> T:
+        try:
+            return work()
+        except Exception as error:  # whatever it is: on_error="warn" promises that the agent goes on
+            if self._on_error == "raise":
+                raise
+            log.warning(
+                "memory could not %s for %s, the agent goes on without: %s",
+                verb, user, error, exc_info=not isinstance(error, MemOSError),
+            )  # fmt: skip
+            return otherwise
+
+    def _user(self, runtime: Runtime[Any]) -> str:
+        if self._user_id is not None:
+            return _checked_user(self._user_id(runtime) if callable(self._user_id) else self._user_id)
+        context = runtime.context
+        found = context.get("user_id") if isinstance(context, Mapping) else getattr(context, "user_id", None)
+        if found is None:
+            found = _configured("user_id")
+        if found is None:
+            raise InvalidArgument(
+                "user_id: whose memory is it? Say it by MemOSMemory(..., user_id=...), by a user_id in the run's context, or by "
+                'config={"configurable": {"user_id": ...}}'
+            )
+        return _checked_user(found)
+
+
+def _checked_user(user: Any) -> str:
+    if not isinstance(user, str) or not user.strip() or user == PUBLIC:
+        raise InvalidArgument(f"user_id: a non-empty string that names one user is needed, not {user!r}")
+    return user
+
+
+def _configured(name: str) -> Any:
+    try:
+        return get_config().get("configurable", {}).get(name)
+    except RuntimeError:  # called by hand, outside of a run
+        return None
+
+
+def _asks(message: AnyMessage) -> bool:
+    return isinstance(message, HumanMessage) and not is_summary(message)
+
+
+def _unwritten(messages: Sequence[AnyMessage], written: str | None) -> Sequence[AnyMessage]:
+    """The messages after the last written one. If it is not there: of a kept thread all (the engine knows those that it has),
+    else the last turn, because a caller who keeps the history himself hands all of it in at each run."""
+    for i in reversed(range(len(messages))):
+        if messages[i].id == written:
+            return messages[i + 1 :]
+    if _configured("__pregel_checkpointer") is not None:  # no public way to ask whether the thread is kept
+        return messages
+    start = next((i for i in reversed(range(len(messages))) if _asks(messages[i])), 0)
+    while start and _asks(messages[start - 1]):
+        start -= 1
+    return messages[start:] if any(_asks(m) for m in messages[:start]) else messages
+
+
+def _appended(system: SystemMessage | None, text: str) -> SystemMessage:
+    """The user's own prompt first and as it was: it changes least, so that prefix caches hit."""
+    if system is None:
+        return SystemMessage(text)
+    if isinstance(system.content, str):
+        return system.model_copy(update={"content": f"{system.content}\n\n{text}" if system.content else text})
+    return system.model_copy(update={"content": [*system.content, {"type": "text", "text": f"\n\n{text}"}]})
+
+
+def _noting(response: Any, noted: dict[str, Any]) -> Any:
+    return ExtendedModelResponse(response, Command(update=noted)) if noted else response
