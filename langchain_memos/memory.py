@@ -35,14 +35,14 @@ log = logging.getLogger("langchain_memos")
 
 T = TypeVar("T")
 
+_RUNS = 1000  # under way at once; the brief of one that falls out is recalled again
+
 
 class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to this checker
     """What one run, or one thread, has to know. Plain strings, because checkpointers keep them."""
 
-    memos_session: Annotated[str, UntrackedValue, PrivateStateAttr]
-    """This run's own session label where there is no thread."""
-    memos_recalled: Annotated[dict[str, str], UntrackedValue, PrivateStateAttr]
-    """The brief (`text`) for the human message `id`. Untracked: it is never persisted, and after a resume recalled anew."""
+    memos_run: Annotated[str, UntrackedValue, PrivateStateAttr]
+    """Names this run, until it is interrupted: its brief, and its session where there is no thread."""
     memos_written: Annotated[str, PrivateStateAttr]
     """Id of the last message of the thread that was written."""
 
@@ -125,6 +125,9 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         self._max_tokens = max_tokens
         self._on_error = on_error
         self._write = write
+        self._briefs: dict[
+            str, tuple[str | None, str]
+        ] = {}  # by run, while it lasts: state would show them to whoever streams it
 
     @property
     def memory(self) -> MemOS:
@@ -145,9 +148,9 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
     # --- hooks, each twice -------------------------------------------------------------------------------------------
 
     def before_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Refuse a run of nobody's before it costs anything; name the session of a run without a thread."""
+        """Refuse a run of nobody's before it costs anything; give the run a name."""
         self._user(runtime)
-        return None if _configured("thread_id") else {"memos_session": f"run-{uuid.uuid4()}"}
+        return {"memos_run": _run_name()}
 
     async def abefore_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`before_agent`, beside the event loop."""
@@ -169,6 +172,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
 
     def after_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write what is not written yet."""
+        self._briefs.pop(state.get("memos_run", ""), None)
         return self._remember(state, self._user(runtime)) or None
 
     async def aafter_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
@@ -179,19 +183,24 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
 
     def _remind(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], dict[str, Any]]:
         """The request with what is recalled for its turn, and what to note in the state."""
-        state, noted = request.state, {}
-        asked = question(state["messages"])
+        asked = question(request.state["messages"])
         if asked is None:
             return request, {}
-        recalled = state.get("memos_recalled")
-        if recalled is None or recalled["id"] != asked.id:
+        noted: dict[str, Any] = {}
+        run = (
+            request.state.get("memos_run") or _run_name()
+        )  # it has none after a resume: then recalled anew, nothing is stale
+        recalled_for, text = self._briefs.get(run, (None, ""))
+        if recalled_for != asked.id:
             user = self._user(request.runtime)
             # recalled before it is written: else the best memory of a question is the question
             text = self._attempt("recall", user, lambda: self._recall(said(asked), user, request.messages), "")
-            recalled = {"id": asked.id, "text": text}
-            noted = {"memos_recalled": recalled, **self._remember(state, user)}
-        if recalled["text"]:
-            request = request.override(system_message=appended(request.system_message, recalled["text"]))
+            self._briefs[run] = (asked.id, text)
+            while len(self._briefs) > _RUNS:  # runs that failed never come to an end
+                self._briefs.pop(next(iter(self._briefs)), None)
+            noted = {"memos_run": run, **self._remember(request.state, user)}
+        if text:
+            request = request.override(system_message=appended(request.system_message, text))
         return request, noted
 
     def _recall(self, asked: str | None, user: str, messages: Sequence[AnyMessage]) -> str:
@@ -209,7 +218,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         if not self._write or not new:
             return {}
         turns = as_turns(new)
-        session = str(_configured("thread_id") or state.get("memos_session") or f"run-{new[0].id}")
+        session = str(_configured("thread_id") or state.get("memos_run") or _run_name())
 
         def add() -> bool:
             if turns:
@@ -249,6 +258,10 @@ def _checked_user(user: Any) -> str:
     if not isinstance(user, str) or not user.strip() or user == PUBLIC:
         raise InvalidArgument(f"user_id: a non-empty string that names one user is needed, not {user!r}")
     return user
+
+
+def _run_name() -> str:
+    return f"run-{uuid.uuid4()}"
 
 
 def _configured(name: str) -> Any:

@@ -84,6 +84,7 @@ class Vault:
             raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
         self.policy = policy
         self._mutex = threading.RLock()
+        self._opening = threading.Lock()
         self._held = 0
         self._commits = 0
         self._tables: dict[str, Any] = {}
@@ -353,7 +354,7 @@ class Vault:
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
         if name not in self._tables:
-            with self._guarded(name), self._mutex:
+            with self._guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
 

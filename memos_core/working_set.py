@@ -24,6 +24,7 @@ from .types import Hit, MemCube, Namespace, Policy
 from .vault import Vault
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
+_RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
 
@@ -53,6 +54,13 @@ class _Resident:
     seq: int = -1
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    revision: tuple[str, int]
+    size: int
+    statistics: Statistics | None
+
+
 class WorkingSet:
     """Ranked search over scopes. Safe for many threads; one scope is ranked by one thread at a time."""
 
@@ -61,27 +69,25 @@ class WorkingSet:
         self._policy = policy
         self._lock = threading.Lock()
         self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
-        self._large: dict[Scope, tuple[int, Statistics]] = {}
+        self._sizes: dict[Scope, _Size] = {}
         self._second = ThreadPoolExecutor(1, "memos-arm")
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
+        if (large := self._large_scope(scope, now)) is not None:
+            return self._from_candidates(scope, question, k, narrowed, now, large)
         with self._lock:
             entry = self._kept.setdefault(scope, _Resident())
             self._kept.move_to_end(scope)
         with entry.lock:
-            if self._refresh(scope, entry, now):
-                assert entry.corpus is not None
-                among = (
-                    None if narrowed is None else set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
-                )
-                found = _rank(question, entry.corpus, k, among)
-                hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in found]
-                self._shrink(scope)
-                return hits
-        with self._lock:
-            self._kept.pop(scope, None)
-        return self._from_candidates(scope, question, k, narrowed, now)
+            self._refresh(scope, entry, now)
+            assert entry.corpus is not None
+            among = None
+            if narrowed is not None:
+                among = set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
+            hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in _rank(question, entry.corpus, k, among)]
+        self._shrink(scope)
+        return hits
 
     def close(self) -> None:
         """Forget everything."""
@@ -90,33 +96,29 @@ class WorkingSet:
 
     # --- resident ----------------------------------------------------------------------------------------------------
 
-    def _refresh(self, scope: Scope, entry: _Resident, now: datetime) -> bool:
-        """Bring a resident scope up to date; False if it is too large to be one."""
+    def _refresh(self, scope: Scope, entry: _Resident, now: datetime) -> None:
+        """Bring a resident scope up to date."""
         revision = self._vault.revision()
         if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
-            return self._load(scope, entry, revision, now)
-        if entry.revision != revision:
+            self._load(scope, entry, revision, now)
+        elif entry.revision != revision:
             self._take(scope, entry, self._vault.rows(f"seq > {entry.seq} AND ({_anything(scope)})", vectors=True), now)
-            if self._vault.count(filters.all_of(scope.where, filters.unexpired(now))) != len(entry.cubes):
-                there = set(self._vault.column("id", filters.all_of(scope.where, filters.unexpired(now))))
+            whole = filters.all_of(scope.where, filters.unexpired(now))
+            if self._vault.count(whole) != len(entry.cubes):
+                there = set(self._vault.column("id", whole))
                 _drop(entry, [id for id in entry.cubes if id not in there])
                 if len(entry.cubes) != len(there):
-                    return self._load(scope, entry, revision, now)
+                    self._load(scope, entry, revision, now)
             entry.revision = revision
         while entry.expiring and entry.expiring[0][0] <= now:
             _, id = heapq.heappop(entry.expiring)
             if id in entry.cubes and lifecycle.has_expired(entry.cubes[id], now):
                 _drop(entry, [id])
-        return len(entry.cubes) <= self._policy.resident_memories
 
-    def _load(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> bool:
-        entry.corpus, entry.cubes, entry.expiring, entry.seq = None, {}, [], -1
-        if self._vault.count(scope.where) > self._policy.resident_memories:
-            return False
-        entry.corpus = Corpus()
+    def _load(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> None:
+        entry.corpus, entry.cubes, entry.expiring, entry.seq = Corpus(), {}, [], -1
         self._take(scope, entry, self._vault.rows(scope.where, vectors=True), now)
         entry.revision = revision
-        return True
 
     def _take(self, scope: Scope, entry: _Resident, rows: list[Row], now: datetime) -> None:
         assert entry.corpus is not None
@@ -145,8 +147,33 @@ class WorkingSet:
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
+    def _large_scope(self, scope: Scope, now: datetime) -> Statistics | None:
+        """Statistics of a scope that is too large to be resident, from a sample; None for one that is not. Counted again
+        after so many commits that its size may have changed by as much."""
+        revision = self._vault.revision()
+        known = self._sizes.get(scope)
+        if known is None or known.revision[0] != revision[0] or revision[1] - known.revision[1] >= _RECOUNT:
+            size = self._vault.count(scope.where)
+            statistics = known.statistics if known is not None and 0.8 <= size / max(1, known.size) <= 1.2 else None
+            if size <= self._policy.resident_memories:
+                statistics = None
+            elif statistics is None:
+                statistics = self._sampled(scope, size)
+            known = self._sizes[scope] = _Size(revision, size, statistics)
+            if statistics is not None:
+                with self._lock:
+                    self._kept.pop(scope, None)
+        return known.statistics
+
+    def _sampled(self, scope: Scope, size: int) -> Statistics:
+        step = max(1, size // _SLICES)
+        slices = (
+            self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step)
+        )
+        return Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None).statistics()
+
     def _from_candidates(
-        self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime
+        self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime, statistics: Statistics
     ) -> list[Hit]:
         whole = filters.all_of(scope.where, filters.unexpired(now))
         where = filters.all_of(whole, narrowed)
@@ -166,22 +193,8 @@ class WorkingSet:
             if among is not None:  # a neighbour informs, but is an answer only if it is asked for
                 among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
         corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
-        ranked = _rank(question, corpus, k, among, self._statistics(scope))
+        ranked = _rank(question, corpus, k, among, statistics)
         return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
-
-    def _statistics(self, scope: Scope) -> Statistics:
-        """Of a large scope, from a sample, until it has grown or shrunk by a fifth."""
-        size = self._vault.count(scope.where)
-        known = self._large.get(scope)
-        if known is None or not 0.8 <= size / known[0] <= 1.2:
-            step = max(1, size // _SLICES)
-            slices = (
-                self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step)
-            )
-            sample = Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None)
-            known = (size, sample.statistics())
-            self._large[scope] = known
-        return known[1]
 
 
 def _rank(

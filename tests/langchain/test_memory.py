@@ -19,6 +19,7 @@ pytest.importorskip("langchain", reason="needs the extra langchain")
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
+from langchain.tools import ToolRuntime
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AIMessage,
@@ -180,6 +181,23 @@ def test_recalled_memory_stays_out_of_history_and_checkpoints(memory: MemOS, ask
     assert "lemon" not in str([*saver.list(thread("1"))])
     assert b"lemon" not in b"".join(data[1] for data in saver.blobs.values())
     assert "lemon" not in str(saver.writes)
+
+
+def test_recalled_memory_is_shown_to_nobody_who_streams_the_state(memory: MemOS) -> None:
+    memory.add("Ann takes her tea with lemon.", actor="ann")
+    seen: list[str] = []
+
+    def look(runtime: ToolRuntime) -> str:
+        """Look."""
+        seen.append(str(runtime.state))
+        return "nothing"
+
+    llm = model(calling("look"), "Done.")
+    chat = agent(llm, memory, tools=[look])
+    streamed = list(chat.stream({"messages": "tea?"}, stream_mode=["values", "updates", "messages"]))
+    assert "lemon" in llm.system()
+    assert "tea?" in seen[0]
+    assert "lemon" not in str(seen) + str(streamed)
 
 
 def test_one_turn_is_recalled_once_however_often_the_model_is_called(memory: MemOS, embed: WordsEmbedder) -> None:
