@@ -196,8 +196,8 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
             # recalled before it is written: else the best memory of a question is the question
             text = self._attempt("recall", user, lambda: self._recall(said(asked), user, request.messages), "")
             self._briefs[run] = (asked.id, text)
-            while len(self._briefs) > _RUNS:  # runs that failed never come to an end
-                self._briefs.pop(next(iter(self._briefs)), None)
+            for past in list(self._briefs)[:-_RUNS]:  # runs that failed never come to an end
+                self._briefs.pop(past, None)
             noted = {"memos_run": run, **self._remember(request.state, user)}
         if text:
             request = request.override(system_message=appended(request.system_message, text))

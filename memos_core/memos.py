@@ -46,6 +46,7 @@ from .validate import (
     checked_ids,
     checked_namespace,
     checked_number,
+    checked_policy,
     checked_tags,
     checked_ttl,
     checked_word,
@@ -95,14 +96,12 @@ class MemOS:
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        if not isinstance(policy, Policy):
-            raise InvalidArgument(f"policy: a Policy is needed, not {type(policy).__name__}")
         if reader is not None and not callable(getattr(reader, "read", None)):
             raise InvalidArgument(f"reader: an object with a method read is needed, not {type(reader).__name__}")
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._reader = reader
-        self._policy = policy
+        self._policy = checked_policy(policy)
         self._count_tokens = count_tokens
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)

@@ -75,20 +75,18 @@ ASKING = (
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 _UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uf900-\ufaff]+)")
-_TIME = re.compile(
-    r"\b(?:yesterday|today|tonight|tomorrow|ago|last|next|week|weekend|month|year|day|morning|evening|night|recently"
-    r"|since|just|soon|january|february|march|april|may|june|july|august|september|october|november|december|monday"
-    r"|tuesday|wednesday|thursday|friday|saturday|sunday|summer|winter|spring|autumn|fall|birthday|anniversary"
-    r"|\d{4})s?\b",
-    re.IGNORECASE,
-)
 _WHEN = re.compile(r"\bwhen\b|\bhow long\b|\bwhat (?:date|day|month|year|time)\b", re.IGNORECASE)
 _COMMON = (
     "a an the and or of to for in on at by with from as is are was were be been being am do does did done have has had"
-    " can could would should will shall may might must i me my mine we us our you your he him his she her they them"
+    " can could would should will shall might must i me my mine we us our you your he him his she her they them"
     " their it its this that these those there here what which who whom whose when where why how some any so if but"
     " not no than then too very also about into don didn doesn isn aren wasn weren won wouldn couldn shouldn haven"
     " hasn hadn ain"
+)
+_MOMENTS = (
+    "yesterday today tonight tomorrow ago last next week weekend month year day morning evening night recently since"
+    " just soon january february march april may june july august september october november december monday tuesday"
+    " wednesday thursday friday saturday sunday summer winter spring autumn fall birthday anniversary"
 )
 _REQUEST = (
     "suggest suggestion recommendation tip advice idea option good best great nice help need want like look looking"
@@ -142,6 +140,7 @@ def _stem(word: str) -> str:
 
 
 _STOP = frozenset(tokenize(_COMMON))
+_DATES = frozenset(tokenize(_MOMENTS)) | {str(year) for year in range(1900, 2100)}
 _ASKED = _STOP | frozenset(tokenize(_REQUEST)) | frozenset(token for asking in ASKING for token in tokenize(asking))
 
 
@@ -228,7 +227,7 @@ class Corpus:
                 self._postings.setdefault(token, {})[row] = times
                 self._frequencies[token] = self._frequencies.get(token, 0) + times
             self._passages[row], self._counts[row], self._row[passage.id] = passage, counts, row
-            self._vectors[row], self._facts[row] = vector, self._describe(passage, sum(counts.values()))
+            self._vectors[row], self._facts[row] = vector, self._describe(passage, counts)
             self._words += sum(counts.values())
             self._sum = self._sum + vector
             self._view = None
@@ -267,12 +266,12 @@ class Corpus:
         self._counts.append({})
         return row
 
-    def _describe(self, passage: Passage, words: int) -> tuple[float, ...]:
+    def _describe(self, passage: Passage, counts: Mapping[str, int]) -> tuple[float, ...]:
         session, speaker, position = passage.session, passage.speaker, passage.position
         return (
-            words,
+            sum(counts.values()),
             passage.text.rstrip().endswith(("?", "？", "؟")),
-            _TIME.search(passage.text) is not None,
+            not _DATES.isdisjoint(counts),
             passage.occurred_at.timestamp() / 86400 if passage.occurred_at else math.nan,
             passage.priority,
             1.0,
@@ -505,5 +504,9 @@ def _count(text: str) -> dict[str, int]:
 
 
 def _unit(vector: NDArray[np.floating]) -> Vector:
-    plain = np.nan_to_num(np.asarray(vector, np.float32).ravel(), posinf=0.0, neginf=0.0)
-    return np.asarray(plain / max(float(np.linalg.norm(plain)), 1e-9), np.float32)
+    plain = np.asarray(vector, np.float32).ravel()
+    square = float(plain @ plain)
+    if not math.isfinite(square):
+        plain = np.nan_to_num(plain, nan=0.0, posinf=0.0, neginf=0.0)
+        square = float(plain @ plain)
+    return np.asarray(plain / math.sqrt(max(square, 1e-18)), np.float32)

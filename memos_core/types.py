@@ -16,8 +16,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Protocol
 
-from .errors import InvalidArgument
-
 SCHEMA = 1
 """Version of the stored record. A store says which one it was written with; `codec.MIGRATIONS` leads from older ones."""
 
@@ -324,20 +322,6 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
-
-    def __post_init__(self) -> None:
-        for name in ("resident_memories", "resident_total", "index_from", "compact_every", "candidates", "flush_usage"):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int)
-                or value < (0 if name.startswith("resident") else 1)
-            ):
-                raise InvalidArgument(f"Policy.{name}: a whole number is needed, not {value!r}")
-        if not isinstance(self.lock_seconds, int | float) or not self.lock_seconds >= 0:
-            raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {self.lock_seconds!r}")
-        if not isinstance(self.keep_versions, timedelta) or self.keep_versions < timedelta(0):
-            raise InvalidArgument(f"Policy.keep_versions: a timedelta is needed, not {self.keep_versions!r}")
 
 
 class Embedder(Protocol):

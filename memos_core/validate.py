@@ -8,7 +8,7 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, Access, MemCube, Namespace
+from .types import PUBLIC, Access, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
 
@@ -67,6 +67,21 @@ def checked_access(access: Any, owner: str) -> Access:
     return Access(
         owner, checked_actors(access.readers, "access.readers"), checked_actors(access.writers, "access.writers")
     )
+
+
+def checked_policy(policy: Any) -> Policy:
+    """The policy, if its numbers can be."""
+    if not isinstance(policy, Policy):
+        raise InvalidArgument(f"policy: a Policy is needed, not {type(policy).__name__}")
+    for name in ("resident_memories", "resident_total", "index_from", "compact_every", "candidates", "flush_usage"):
+        value, least = getattr(policy, name), 0 if name.startswith("resident") else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
+    if not isinstance(policy.lock_seconds, int | float) or not policy.lock_seconds >= 0:
+        raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
+    if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(0):
+        raise InvalidArgument(f"Policy.keep_versions: a timedelta is needed, not {policy.keep_versions!r}")
+    return policy
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:

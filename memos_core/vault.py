@@ -72,6 +72,16 @@ class Manifest:
     trained: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A commit of this process to the cubes: the revisions before and after it, what it wrote and what it removed."""
+
+    before: tuple[str, int]
+    after: tuple[str, int]
+    written: Sequence[Row] = ()
+    removed: Sequence[str] = ()
+
+
 class Vault:
     """One store, opened. Safe for many threads; any number of processes may open the same."""
 
@@ -90,6 +100,7 @@ class Vault:
         self._tables: dict[str, Any] = {}
         self._synced: set[str] = set()
         self._closed = False
+        self.listener: Callable[[Change], None] = lambda change: None
         _claim_folder(Path(self.path))
         self._lock = FileLock(Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002)
         with self._guarded("open"):
@@ -199,9 +210,12 @@ class Vault:
     def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
         """Store new memories in one commit. The caller holds `writing()` and has seen that their ids are not there."""
         if cubes:
+            before = self.revision()
+            seq = before[1] + 1
             with self._guarded("cubes"):
-                self._cubes.add(encoded(cubes, vectors, self._cubes.version + 1, self.manifest.dimension))
+                self._cubes.add(encoded(cubes, vectors, seq, self.manifest.dimension))
             self._committed(self.manifest.cubes)
+            self._changed(before, [Row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)])
 
     def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
         """Put new versions in the place of old ones in one commit, the old ones going to history first. A vector of None
@@ -214,19 +228,24 @@ class Vault:
             with self._guarded("history"):
                 self._table("history").add(past(old))
             self._committed("history")
+            before = self.revision()
+            seq = before[1] + 1
+            used = [replace(c, usage=kept[c.id].cube.usage) for c in new]
             with self._guarded("cubes"):
-                used = [replace(c, usage=kept[c.id].cube.usage) for c in new]
-                rows = encoded(used, filled, self._cubes.version + 1, self.manifest.dimension)
+                rows = encoded(used, filled, seq, self.manifest.dimension)
                 self._cubes.merge_insert("id").when_matched_update_all().execute(rows)
             self._committed(self.manifest.cubes)
+            self._changed(before, [Row(c, seq, v) for c, v in zip(used, filled, strict=True)])
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts
         from that moment, and whoever opens the store finishes what a killed process began (`unfinished`)."""
         with self.writing(), self._guarded("cubes"):
             for some in _batches(ids, 5_000):
+                before = self.revision()
                 self._cubes.delete(filters.one_of("id", some))
-            self._committed(self.manifest.cubes)
+                self._committed(self.manifest.cubes)
+                self._changed(before, removed=some)
             return self._remove_past(ids)
 
     def record(
@@ -256,9 +275,11 @@ class Vault:
                     for r in stored.to_list()
                 ]
                 if rows:
+                    before = self.revision()
                     table = pa.Table.from_pylist(rows, schema=USAGE)
                     self._cubes.merge_insert("id").when_matched_update_all().execute(table)
                     self._committed(self.manifest.cubes)
+                    self._changed(before)
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
@@ -499,6 +520,12 @@ class Vault:
         if gone:
             self._committed("history")
         return gone
+
+    def _changed(self, before: tuple[str, int], written: Sequence[Row] = (), removed: Sequence[str] = ()) -> None:
+        """Tell the listener of a commit, if nobody else's came between."""
+        after = self.revision()
+        if after == (before[0], before[1] + 1):
+            self.listener(Change(before, after, written, removed))
 
     def _committed(self, table: str) -> None:
         self._commits += 1

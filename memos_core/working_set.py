@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from . import filters, governance, lifecycle
@@ -21,9 +21,10 @@ from .errors import Damaged
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
 from .tables import Row, Vector, thread
 from .types import Hit, MemCube, Namespace, Policy
-from .vault import Vault
+from .vault import Change, Vault
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
@@ -42,6 +43,11 @@ class Scope:
         return filters.all_of(
             filters.readable_by(self.actor), filters.under(self.namespace), filters.in_states(lifecycle.SEARCHED)
         )
+
+    def holds(self, cube: MemCube) -> bool:
+        """Whether a memory is in it, whatever its state."""
+        here = cube.namespace[: len(self.namespace)] == self.namespace
+        return here and governance.may_read(self.actor, cube.access)
 
 
 @dataclass(slots=True)
@@ -71,6 +77,7 @@ class WorkingSet:
         self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
         self._sizes: dict[Scope, _Size] = {}
         self._second = ThreadPoolExecutor(1, "memos-arm")
+        vault.listener = self._follow
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
@@ -119,6 +126,22 @@ class WorkingSet:
         entry.corpus, entry.cubes, entry.expiring, entry.seq = Corpus(), {}, [], -1
         self._take(scope, entry, self._vault.rows(scope.where, vectors=True), now)
         entry.revision = revision
+
+    def _follow(self, change: Change) -> None:
+        """Take over a commit of this process, so that the next search need not ask the store what it was. A scope that is
+        being searched right now is left to ask."""
+        with self._lock:
+            kept = list(self._kept.items())
+        for scope, entry in kept:
+            if entry.revision == change.before and entry.lock.acquire(blocking=False):
+                try:
+                    if entry.revision == change.before and entry.corpus is not None:
+                        _drop(entry, [*change.removed, *(r.cube.id for r in change.written if not scope.holds(r.cube))])
+                        mine = [r for r in change.written if scope.holds(r.cube)]
+                        self._take(scope, entry, mine, max((r.cube.updated_at for r in mine), default=_LONG_AGO))
+                        entry.revision = change.after
+                finally:
+                    entry.lock.release()
 
     def _take(self, scope: Scope, entry: _Resident, rows: list[Row], now: datetime) -> None:
         assert entry.corpus is not None

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -122,7 +123,12 @@ def langgraph_store(
         else:
             from langgraph.store.sqlite import SqliteStore
 
-            store = stack.enter_context(SqliteStore.from_conn_string(path, index=index))
+            driver = sqlite_driver()
+            assert driver is not None
+            connection = stack.enter_context(
+                closing(driver.connect(path, check_same_thread=False, isolation_level=None))
+            )
+            store = SqliteStore(connection, index=index)
             store.setup()
         _load(store, texts, users)
 
@@ -131,6 +137,16 @@ def langgraph_store(
             return [item.value["text"] for item in store.search(where, query=question, limit=10)]
 
         yield search
+
+
+def sqlite_driver() -> Any:
+    """Python's sqlite3, or, where that was built without loading of extensions, pysqlite3; None if neither can."""
+    for name in ("sqlite3", "pysqlite3.dbapi2"):
+        if installed(name.partition(".")[0]):
+            driver = import_module(name)
+            if hasattr(driver.Connection, "enable_load_extension"):
+                return driver
+    return None
 
 
 def installed(*modules: str) -> bool:

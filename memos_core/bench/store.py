@@ -101,6 +101,10 @@ class Run:
         """A store in the run's folder, made or opened."""
         return MemOS(self.folder / name, embed=self.lookup, policy=policy)
 
+    def leave_out(self, what: str) -> None:
+        """Note what could not be measured, and why."""
+        self.results.setdefault("left_out", []).append(what)
+
     def searched(self, system: str, scope: str, seconds: Sequence[float], found: float | None = None) -> Timing:
         """Note how long searches took, and in which share of them the memory asked about was among the first ten."""
         timing = Timing.of(seconds[_WARM:] if len(seconds) > 2 * _WARM else seconds)
@@ -379,7 +383,7 @@ def _imports(run: Run) -> None:
             for _ in range(5)
         ]
         if not all(outputs):
-            run.results.setdefault("left_out", []).append(f"import {name}: it fails")
+            run.leave_out(f"import {name}: it fails")
             continue
         seconds = min(float(o.split()[0]) for o in outputs)
         torch = outputs[0].split()[1] == "True"
@@ -403,7 +407,10 @@ def _langgraph(run: Run, part: str, asked: Questions) -> None:
     kept = part == "inmemory"
     name = f"langgraph {'InMemoryStore' if kept else 'SqliteStore'} (dense)"
     if not baselines.installed(*(["langgraph.store.memory"] if kept else ["langgraph.store.sqlite", "sqlite_vec"])):
-        run.results.setdefault("left_out", []).append(f"{name}: not installed")
+        run.leave_out(f"{name}: not installed")
+        return
+    if not kept and baselines.sqlite_driver() is None:
+        run.leave_out(f"{name}: this Python's sqlite3 cannot load extensions; pip install pysqlite3-binary")
         return
     progress(name)
     path = None if kept else str(run.folder / "langgraph.db")

@@ -57,8 +57,11 @@ class Model(BaseChatModel):
         return ChatResult(generations=[ChatGeneration(message=self._next(messages))])
 
     def _stream(self, messages: list[BaseMessage], *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
-        for word in str(self._next(messages).content).split(" "):
+        reply = self._next(messages)
+        calls = [{"name": c["name"], "args": "{}", "id": c["id"], "index": i} for i, c in enumerate(reply.tool_calls)]
+        for word in str(reply.content).split(" "):
             yield ChatGenerationChunk(message=AIMessageChunk(word + " "))
+        yield ChatGenerationChunk(message=AIMessageChunk("", tool_call_chunks=calls))
 
     def _next(self, messages: list[BaseMessage]) -> AIMessage:
         if self.asked_at_once is not None:
