@@ -28,6 +28,16 @@ def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
     return Damaged(f"{where} cannot be read as it was written: {_brief(words)}")
 
 
+def claim_folder(path: Path) -> None:
+    """Make the folder of a store unless it is there. Raises StoreUnavailable for a file, or where none can be made."""
+    if path.exists() and not path.is_dir():
+        raise StoreUnavailable(f"{path} is a file: a store is a folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable(f"{path} cannot be made: {error.strerror or error}") from error
+
+
 def flush_new_files(folder: Path, done: set[str]) -> None:
     """fsync every file of a table that is not in `done`, and the folders that hold them; then they are in `done`.
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -15,7 +13,7 @@ from . import brief as briefs
 from . import filters, governance, lifecycle, reader
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
-from .errors import AccessDenied, Damaged, IllegalTransition, InvalidArgument, MemOSError, NotFound, StoreClosed
+from .errors import AccessDenied, Damaged, IllegalTransition, InvalidArgument, NotFound, StoreClosed
 from .recall import Question
 from .types import (
     SCHEMA,
@@ -36,8 +34,8 @@ from .types import (
     Stats,
     Text,
     TickReport,
-    Usage,
 )  # fmt: skip
+from .upkeep import Upkeep
 from .validate import (
     checked_access,  # fmt: skip
     checked_actor,
@@ -57,6 +55,7 @@ from .writing import Writer
 
 log = logging.getLogger("memos_core")
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
+_STATEMENT_ERRORS = (InvalidArgument, IllegalTransition, NotFound, AccessDenied)
 
 
 def _utc_now() -> datetime:
@@ -106,17 +105,14 @@ class MemOS:
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)
         self._writer = Writer(self._vault, self._embedding, clock)
+        self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
-            self._writer.repair()
+            self._upkeep.repair(clock())
         except BaseException:
             self._vault.close()
             raise
         self._working_set = WorkingSet(self._vault, policy)
-        self._reads: dict[str, Usage] = {}
-        self._reads_lock = threading.Lock()
-        self._upkeep = ThreadPoolExecutor(1, "memos-upkeep")
-        self._upkeep_pending = threading.Event()
         self._closed = False
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -173,7 +169,7 @@ class MemOS:
             stored, fresh = self._writer.add_turns(draft, turns)
             if self._reader is not None and fresh:
                 stored = stored + self._read(who, draft, fresh)
-        self._after_write()
+        self._upkeep.after_write()
         return stored
 
     def update(
@@ -250,7 +246,7 @@ class MemOS:
             for row in rows:
                 governance.require_owner(who, row.cube)
             derived, versions = self._writer.remove(rows, who, now)
-        self._after_write()
+        self._upkeep.after_write()
         return Receipt(who, now, tuple(r.cube.id for r in rows), tuple(c.id for c in derived), versions)
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -290,7 +286,7 @@ class MemOS:
         self._require_open()
         question = Question(query, self._embedding.one(query), now, reader.window(query, now))
         hits = self._working_set.search(scope, question, k, narrowed, now)
-        self._count(hits, now)
+        self._upkeep.count(hits, now)
         return hits
 
     def brief(
@@ -381,18 +377,17 @@ class MemOS:
     def tick(self, now: datetime | None = None) -> TickReport:
         """Write down buffered usage, expire what has lapsed, finish what a killed process began, compact the tables."""
         moment = reader.aware(now, "now") or self._clock()
-        used = self._flush_reads()
+        used = self._upkeep.flush()
         expired = self._writer.expire(moment)
-        self._vault.sweep()
+        self._upkeep.sweep()
         return TickReport(moment, used, expired, self._vault.compact())
 
     def close(self) -> None:
         """Write down buffered usage and let go of the store. Twice is once."""
         if self._closed:
             return
-        self._upkeep.shutdown()
         try:
-            self._flush_reads()
+            self._upkeep.close()
         finally:
             self._closed = True
             self._working_set.close()
@@ -422,7 +417,7 @@ class MemOS:
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
         changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
-        self._after_write()
+        self._upkeep.after_write()
         return changed
 
     def _read(self, who: str, draft: MemCube, turns: list[MemCube]) -> list[MemCube]:
@@ -441,56 +436,10 @@ class MemOS:
         for statement in reading.drafts:
             try:
                 kept.append(self._writer.add_statement(who, draft, statement))
-            except (
-                InvalidArgument,
-                IllegalTransition,
-                NotFound,
-                AccessDenied,
-            ) as error:  # the turns must not pay for it
+            except _STATEMENT_ERRORS as error:  # the turns must not pay for it
                 self._failed(who, "read", f"a statement was left out: {type(error).__name__}")
         return kept
 
     def _failed(self, who: str, verb: str, what: str) -> None:
         log.warning("%s for %s failed: %s", verb, who, what)
         self._writer.tell(who, verb, [], self._clock(), failed=what)
-
-    # --- usage and upkeep in the background --------------------------------------------------------------------------
-
-    def _count(self, hits: Sequence[Hit], now: datetime) -> None:
-        with self._reads_lock:
-            for hit in hits:
-                seen = self._reads.get(hit.cube.id, Usage())
-                self._reads[hit.cube.id] = Usage(seen.reads + 1, now)
-            full = len(self._reads) >= self._policy.flush_usage
-        if full:
-            self._later(self._flush_reads)
-
-    def _flush_reads(self) -> int:
-        with self._reads_lock:
-            reads, self._reads = self._reads, {}
-        if reads:
-            self._vault.count_reads(reads)
-        return len(reads)
-
-    def _after_write(self) -> None:
-        if self._vault.needs_compaction:
-            self._later(self._vault.compact)
-
-    def _later(self, work: Callable[[], object]) -> None:
-        """Do upkeep beside the requests, one piece at a time; a failure is logged and the next write tries again."""
-        if self._upkeep_pending.is_set() or self._closed:
-            return
-        self._upkeep_pending.set()
-
-        def run() -> None:
-            try:
-                work()
-            except MemOSError as error:
-                log.warning("upkeep of %s: %s", self._vault.path, error)
-            finally:
-                self._upkeep_pending.clear()
-
-        try:
-            self._upkeep.submit(run)
-        except RuntimeError:  # closed between the two
-            self._upkeep_pending.clear()

@@ -55,8 +55,8 @@ class Weights:
     centre: float = 0.5  # share of the store's mean taken out of the question's vector; from the memories', all of it
     lively: float = 0.16  # by how much turns side by side are nearer than turns three apart where people converse
     believed: float = 10.0  # pairs of turns for which a session is taken for a conversation before they are looked at
-    even: float = 9.0  # log-odds, as summed here, at which a memory is as likely right as wrong
-    slope: float = 0.7  # of the true log-odds against those summed
+    even: float = 13.5  # log-odds, as summed here, at which a memory is as likely right as wrong
+    slope: float = 0.45  # of the true log-odds against those summed
 
 
 WEIGHTS = Weights()
@@ -140,6 +140,8 @@ def _stem(word: str) -> str:
 
 
 _STOP = frozenset(tokenize(_COMMON))
+_SELF, _OTHER = frozenset(tokenize("user human")), frozenset(tokenize("assistant ai"))
+_PRONOUNS = frozenset({"i", "my", "me", "you", "your"})
 _DATES = frozenset(tokenize(_MOMENTS)) | {str(year) for year in range(1900, 2100)}
 _ASKED = _STOP | frozenset(tokenize(_REQUEST)) | frozenset(token for asking in ASKING for token in tokenize(asking))
 
@@ -317,7 +319,7 @@ class _View:
     length: Vector  # (N,) words of the turn, (N,) of the turns around by their weight, (N,) of the session
     window_length: Vector
     session_length: Vector
-    speakers: Mapping[str, int]
+    names: Mapping[str, frozenset[int]]  # which speakers a token of the question names
 
 
 def _look(corpus: Corpus) -> _View:
@@ -333,13 +335,22 @@ def _look(corpus: Corpus) -> _View:
         session[session < 0] = len(corpus._sessions) + np.flatnonzero(session < 0)
         session = np.unique(session, return_inverse=True)[1]
         window_length, session_length = length + _beside(length, near) @ kernel, np.bincount(session, length)[session]
-        present = set(np.unique(facts[:, _SPEAKER]).tolist())
         corpus._view = _View(
             store, facts, vectors, near, kernel, session, length,
             np.maximum(window_length, 1), np.maximum(session_length, 1).astype(np.float32),
-            {name: number for name, number in corpus._speakers.items() if number in present},
+            _names(corpus._speakers, set(np.unique(facts[:, _SPEAKER]).tolist())),
         )  # fmt: skip
     return corpus._view
+
+
+def _names(speakers: Mapping[str, int], present: set[float]) -> dict[str, frozenset[int]]:
+    names: dict[str, frozenset[int]] = {}
+    for speaker, number in speakers.items():
+        for token in tokenize(speaker) if number in present else ():
+            # A role is named by "I" and "you": "user" in a question is any user, of a program say.
+            for name in ("i", "my", "me") if token in _SELF else ("you", "your") if token in _OTHER else (token,):
+                names[name] = names.get(name, frozenset()) | {number}
+    return names
 
 
 def _beside(values: Vector, near: Rows) -> Vector:
@@ -380,8 +391,7 @@ def _coherence(vectors: Vector, near: Rows, mean: Vector) -> float:
 
 def _terms(text: str, view: _View) -> dict[str, str]:
     """The question's tokens that can tell memories apart, with their words; the speakers' names count elsewhere."""
-    names = {token for speaker in view.speakers for token in tokenize(speaker)}
-    return {token: word for token, word in _readings(text) if token not in _ASKED and token not in names}
+    return {token: word for token, word in _readings(text) if token not in _ASKED and token not in view.names}
 
 
 def _meaning(question: Question, view: _View, store: Statistics, trust: float) -> tuple[Vector, Vector, Vector]:
@@ -436,18 +446,15 @@ def _wording(terms: Iterable[str], corpus: Corpus, view: _View, store: Statistic
 def _speaking(question: Question, view: _View) -> Vector:
     """1 where the one speaker whom the question names speaks, -1 where another does, 0 elsewhere. (N,)
 
-    Among roles, "I" names the user and "you" the assistant, at half the weight; who says both names neither.
+    "I" names the user and "you" the assistant, at half the weight; a question with both names neither.
     """
-    asked, weight = set(tokenize(question.text)), 1.0
-    named = [name for name in view.speakers if asked.intersection(tokenize(name))]
-    if not named:
-        user, assistant = asked & {"i", "me", "my", "mine"}, asked & {"you", "your"}
-        role = ("user", "human") if user and not assistant else ("assistant", "ai") if assistant and not user else ()
-        named, weight = [name for name in view.speakers if name.lower() in role], 0.5
+    asked = set(tokenize(question.text))
+    plain = frozenset[int]().union(*(view.names[token] for token in asked & view.names.keys() - _PRONOUNS))
+    named = plain or frozenset[int]().union(*(view.names[token] for token in asked & view.names.keys()))
     if len(named) != 1:
         return np.zeros(len(view.vectors), np.float32)
-    speaker = view.facts[:, _SPEAKER]
-    return np.where(speaker < 0, 0, np.where(speaker == view.speakers[named[0]], weight, -weight)).astype(np.float32)
+    weight, speaker = 1.0 if plain else 0.5, view.facts[:, _SPEAKER]
+    return np.where(speaker < 0, 0, np.where(speaker == min(named), weight, -weight)).astype(np.float32)
 
 
 def _inside(question: Question, view: _View) -> Vector:
@@ -505,8 +512,7 @@ def _count(text: str) -> dict[str, int]:
 
 def _unit(vector: NDArray[np.floating]) -> Vector:
     plain = np.asarray(vector, np.float32).ravel()
-    square = float(plain @ plain)
-    if not math.isfinite(square):
-        plain = np.nan_to_num(plain, nan=0.0, posinf=0.0, neginf=0.0)
-        square = float(plain @ plain)
-    return np.asarray(plain / math.sqrt(max(square, 1e-18)), np.float32)
+    length = float(np.linalg.norm(plain.astype(np.float64)))
+    if not math.isfinite(length):
+        return _unit(np.nan_to_num(plain, nan=0.0, posinf=0.0, neginf=0.0))
+    return np.asarray(plain / max(length, 1e-9), np.float32)

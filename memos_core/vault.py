@@ -14,11 +14,9 @@ LanceDB flushes nothing to the device; with `Policy(fsync=True)` each commit's n
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -35,7 +33,7 @@ from lancedb.index import FTS, BTree, IvfSq, LabelList
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters
-from .disk import fault, flush_new_files
+from .disk import claim_folder, fault, flush_new_files
 from .errors import (
     Conflict,
     Damaged,
@@ -43,12 +41,11 @@ from .errors import (
     InvalidArgument,
     MemOSError,
     NotAStore,
-    SchemaMismatch,
     StoreClosed,
     StoreUnavailable,
 )
 from .tables import EVENTS, META, PAST, USAGE, Row, Vector, cubes_schema, decoded, encoded, past
-from .types import SCHEMA, Event, MemCube, Policy, Usage
+from .types import Event, MemCube, Policy, Usage
 
 _TRIES = 5  # how often a compaction is tried against writers
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
@@ -56,20 +53,6 @@ ALL = 2**31 - 1  # a limit must always be given: without one a vector search ret
 _READ = ["id", "version", "seq", "text", "record", "checksum", "reads", "last_read_at"]
 _READ_VECTOR = [*_READ, "vector", "vector_checksum"]
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What the store is: the schema, the embedder (its fingerprint, or None, and how it embeds a fixed sentence), the
-    current cubes table, the one that a re-embedding is filling, and how many rows the vector index was trained on."""
-
-    schema: int
-    embedder: str | None
-    dimension: int
-    probe: tuple[float, ...]
-    cubes: str = "cubes"
-    filling: str | None = None
-    trained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +79,12 @@ class Vault:
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
         self._held = 0
-        self._commits = 0
+        self.commits = 0
         self._tables: dict[str, Any] = {}
         self._synced: set[str] = set()
         self._closed = False
         self.listener: Callable[[Change], None] = lambda change: None
-        _claim_folder(Path(self.path))
+        claim_folder(Path(self.path))
         self._lock = FileLock(Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002)
         with self._guarded("open"):
             # interval 0: every read sees what any process committed; a stale handle silently updates nothing
@@ -283,17 +266,12 @@ class Vault:
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
-    @property
-    def needs_compaction(self) -> bool:
-        """Whether this process has committed enough for the tables to be worth compacting."""
-        return self._commits >= self.policy.compact_every
-
     def compact(self) -> bool:
         """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it."""
         lock = FileLock(Path(self.path) / ".compact.lock", timeout=0)
         try:
             with lock:
-                self._commits = 0
+                self.commits = 0
                 for name in (self.manifest.cubes, "history", "events", "meta"):
                     with self._guarded(name):
                         self._optimize(name)
@@ -302,62 +280,33 @@ class Vault:
         except Timeout:
             return False
 
-    def sweep(self) -> int:
-        """Remove versions of memories that are no longer there, which a killed deletion left. Returns how many."""
-        with self.writing(), self._guarded("history"):
-            for name in self._db.list_tables().tables:  # a re-embedding was killed after its switch
+    def drop_strays(self) -> None:
+        """Drop cubes tables that the manifest does not name: a re-embedding was killed after its switch."""
+        with self._guarded("meta"):
+            for name in self._db.list_tables().tables:
                 if name.startswith("cubes") and name not in (self.manifest.cubes, self.manifest.filling):
                     self.drop(name)
+
+    def remove_strays(self) -> int:
+        """Remove versions of memories that are no longer there: a deletion was killed. How many."""
+        with self._guarded("history"):
             past = self._table("history").search().select(["id"]).limit(ALL).to_arrow()["id"].unique().to_pylist()
-            if not past:
-                return 0
-            there = (
-                set(self.column("id", filters.one_of("id", past)))
-                if len(past) < 5_000
-                else set(self.column("id", "true"))
-            )
+            there = {id for some in _batches(past, 1_000) for id in self.column("id", filters.one_of("id", some))}
             return self._remove_past([id for id in past if id not in there])
 
-    def missing_events(self, since: datetime) -> list[MemCube]:
-        """Memories written since a time, whose current version no event tells of: a crash came between the two."""
+    def written(self, since: datetime) -> list[tuple[str, int]]:
+        """Ids and versions of the memories written since a time."""
         with self._guarded("cubes"):
-            recent = self._cubes.search().where(f"updated_at >= {filters.literal(since)}").select(["id", "version"])
-            written = recent.limit(ALL).to_arrow()
-        told = self._told(f"at >= {filters.literal(since)}", "version")
-        pairs = zip(written["id"].to_pylist(), written["version"].to_pylist(), strict=True)
-        return [r.cube for r in self.by_ids([id for id, version in pairs if (id, version) not in told])]
+            query = self._cubes.search().where(f"updated_at >= {filters.literal(since)}").select(["id", "version"])
+            found = query.limit(ALL).to_arrow()
+        return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
 
-    def unfinished(self, since: datetime) -> list[str]:
-        """Memories whose deletion was recorded since a time and not carried out: a crash came between the two. A memory that
-        was made anew under its old id since then is another write, and stays."""
-        told = self._told(f"verb = 'delete' AND at >= {filters.literal(since)}", "seq")
-        return [r.cube.id for r in self.by_ids(sorted({id for id, _ in told})) if (r.cube.id, r.seq) in told]
-
-    def _told(self, where: str, column: str) -> set[tuple[str, int]]:
+    def told(self, where: str, column: str) -> set[tuple[str, int]]:
+        """Subjects of events that a condition holds for, each with another column of the event."""
         query = self._table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
         with self._guarded("events"):
             found = query.limit(ALL).to_arrow()
         return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
-
-    def lost(self) -> list[str]:
-        """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance
-        fell back to an older state without a word. (Events are written after what they tell of.)"""
-        told = self.events("outcome = 'ok' AND subject IS NOT NULL AND verb != 'delete'", 200)
-        ids = {e.subject for e in told if e.subject is not None}
-        if not ids:
-            return []
-        there = {r.cube.id: r.cube.version for r in self.rows(filters.one_of("id", sorted(ids)))}
-        deleted = {
-            e.subject
-            for e in self.events(filters.all_of("verb = 'delete'", filters.one_of("subject", sorted(ids))), ALL)
-        }
-        return sorted(
-            {
-                e.subject
-                for e in told
-                if e.subject and e.subject not in deleted and there.get(e.subject, 0) < (e.version or 0)
-            }
-        )
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
@@ -390,7 +339,7 @@ class Vault:
         events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
         _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
         # last, and complete from the first moment: a store exists when its manifest does
-        row = pa.Table.from_pylist([{"key": "manifest", "value": _signed(manifest)}], schema=META)
+        row = pa.Table.from_pylist([{"key": "manifest", "value": signed(manifest)}], schema=META)
         self._db.create_table("meta", data=row)
         self._committed("meta")
 
@@ -435,7 +384,7 @@ class Vault:
         with self._guarded(manifest.cubes):
             self._table(manifest.cubes).optimize()
         with self._guarded("meta"):
-            self._table("meta").update(where="key = 'manifest'", values={"value": _signed(manifest)})
+            self._table("meta").update(where="key = 'manifest'", values={"value": signed(manifest)})
         self._committed("meta")
         self.manifest = self._read_manifest()
         self.drop(before)
@@ -445,7 +394,7 @@ class Vault:
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
         with self.writing(), self._guarded("meta"):
-            self._table("meta").update(where="key = 'manifest'", values={"value": _signed(manifest)})
+            self._table("meta").update(where="key = 'manifest'", values={"value": signed(manifest)})
             self._committed("meta")
             self.manifest = self._read_manifest()
 
@@ -455,18 +404,9 @@ class Vault:
             rows = self._table("meta").search().select(["value"]).limit(2).to_list()
         if len(rows) != 1:
             raise Damaged(f"{self.path}/meta.lance holds {len(rows)} manifests instead of one")
-        sum, _, text = rows[0]["value"].partition(" ")
-        if sum != str(zlib.crc32(text.encode())):
-            raise Damaged(
-                f"{self.path}/meta.lance: the manifest does not match its checksum: {rows[0]['value'][:80]!r}"
-            )
-        raw = json.loads(text)
-        if raw.get("schema") != SCHEMA:
-            raise SchemaMismatch(
-                f"{self.path} has store schema {raw.get('schema')}, this version reads {SCHEMA}: use the memos-adapters that wrote it, or a newer one"
-            )
+        manifest = verified(rows[0]["value"], self.path)
         self._meta_version = version
-        return Manifest(**{**raw, "probe": tuple(raw["probe"])})
+        return manifest
 
     def _check_manifest(self) -> None:
         with self._guarded("meta"):
@@ -528,7 +468,7 @@ class Vault:
             self.listener(Change(before, after, written, removed))
 
     def _committed(self, table: str) -> None:
-        self._commits += 1
+        self.commits += 1
         if self.policy.fsync:
             flush_new_files(Path(self.path) / f"{table}.lance", self._synced)
 
@@ -550,20 +490,6 @@ class Vault:
             raise
         except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
             raise fault(error, self.path, table) from error
-
-
-def _claim_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise StoreUnavailable(f"{path} is a file: a store is a folder")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable(f"{path} cannot be made: {error.strerror or error}") from error
-
-
-def _signed(manifest: Manifest) -> str:
-    text = json.dumps(asdict(manifest))
-    return f"{zlib.crc32(text.encode())} {text}"
 
 
 def _index(table: Any, wanted: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from . import filters, governance, lifecycle, placement
 from .codec import checked_attributes
 from .embedding import Embedding, spoken
-from .errors import Conflict, Damaged, NotFound
+from .errors import Conflict, NotFound
 from .reader import Turn
 from .tables import Row, Vector, thread
 from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
@@ -184,26 +184,6 @@ class Writer:
             return
         events = [Event(str(uuid.uuid4()), at, who, verb, c.id, c.version, detail=detail) for c in cubes]
         self._vault.record(events, [governance.readers_of(c.access) for c in cubes])
-
-    def repair(self) -> None:
-        """Tell of what was written in the last day and not told of, and carry out deletions that were told of and not
-        done, because a process was killed between the two. Raises
-        Damaged for memories that were told of and are not there."""
-        if self._vault.lost():
-            with self._vault.writing():
-                if lost := self._vault.lost():
-                    raise Damaged(
-                        f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
-                    )
-        since = self._clock() - timedelta(days=1)
-        if not self._vault.missing_events(since) and not self._vault.unfinished(since):
-            return
-        with self._vault.writing():  # nobody is between the two now
-            if unfinished := self._vault.unfinished(since):
-                self._vault.remove(unfinished)
-            for cube in self._vault.missing_events(since):
-                verb = "add" if cube.version == 1 else "update"
-                self.tell(cube.access.owner, verb, [cube], cube.updated_at, detail="told after a crash")
 
     def _embed(self, known: dict[tuple[str | None, str], Vector], turns: Sequence[Turn]) -> None:
         new = [t for t in turns if (t.speaker, t.text) not in known]

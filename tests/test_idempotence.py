@@ -101,7 +101,7 @@ def test_bare_notes_are_never_taken_for_each_other(memory: MemOS) -> None:
 @pytest.mark.parametrize("ids", [False, True], ids=["by place", "by id"])
 def test_equal_turns_of_others_are_others(memory: MemOS, other: dict[str, Any], ids: bool) -> None:
     talk = [{**m, "id": str(i)} for i, m in enumerate(TALK)] if ids else TALK
-    mine = memory.add(talk, **{"session": "s", "actor": "ann", **{}})
+    mine = memory.add(talk, session="s", actor="ann")
     theirs = memory.add(talk, **{"session": "s", "actor": "ann", **other})
     assert not {c.id for c in mine} & {c.id for c in theirs}
     assert [c.origin.position for c in theirs] == list(range(len(TALK)))
@@ -161,6 +161,22 @@ def test_a_corrected_turn_does_not_double_its_transcript_when_it_comes_again(mem
     memory.add(TALK, session="s")
     assert count(memory) == len(TALK)
     assert memory.get(cubes[1].id).text == "I live in Milan"
+
+
+@pytest.mark.parametrize("change", ["update", "share", "freeze"])
+def test_a_new_turn_after_a_changed_one_is_not_taken_for_it(memory: MemOS, change: str) -> None:
+    [first] = memory.add(said("one"), session="s")
+    changes = {
+        "update": lambda: memory.update(first.id, "uno"),
+        "share": lambda: memory.share(first.id, readers=["bob"]),
+        "freeze": lambda: memory.freeze(first.id),
+    }
+    changes[change]()
+    [second] = memory.add(said("something else"), session="s")
+    assert (second.id != first.id, second.text) == (True, "something else")
+    third, fourth = memory.add(said("two", "three"), session="s")
+    assert len({first.id, second.id, third.id, fourth.id}) == 4
+    assert count(memory) == 4
 
 
 def test_times_tell_equal_words_apart(memory: MemOS) -> None:

@@ -1,0 +1,44 @@
+"""What a store says of itself: one small record, with its checksum. Pure."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+
+from .errors import Damaged, SchemaMismatch
+from .types import SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What the store is: the schema, the embedder (its fingerprint, or None, and how it embeds a fixed sentence), the
+    current cubes table, the one that a re-embedding is filling, and how many rows the vector index was trained on."""
+
+    schema: int
+    embedder: str | None
+    dimension: int
+    probe: tuple[float, ...]
+    cubes: str = "cubes"
+    filling: str | None = None
+    trained: int = 0
+
+
+def signed(manifest: Manifest) -> str:
+    """A manifest as text that tells if it was damaged."""
+    text = json.dumps(asdict(manifest))
+    return f"{zlib.crc32(text.encode())} {text}"
+
+
+def verified(stored: str, path: str) -> Manifest:
+    """The manifest in a text. Raises Damaged, or SchemaMismatch for one that another version of this project wrote."""
+    sum, _, text = stored.partition(" ")
+    if sum != str(zlib.crc32(text.encode())):
+        raise Damaged(f"{path}/meta.lance: the manifest does not match its checksum: {stored[:80]!r}")
+    raw = json.loads(text)
+    if raw.get("schema") != SCHEMA:
+        raise SchemaMismatch(
+            f"{path} has store schema {raw.get('schema')}, this version reads {SCHEMA}: "
+            "use the memos-adapters that wrote it, or a newer one"
+        )
+    return Manifest(**{**raw, "probe": tuple(raw["probe"])})

@@ -1,0 +1,134 @@
+"""What keeps a store whole and quick: finishing what a killed process began, usage counts, compaction.
+
+Runs beside the requests, in one thread of its own, and at opening. Each piece may be left out, run twice or killed.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+
+from . import filters
+from .errors import Damaged, MemOSError
+from .types import Hit, Policy, Usage
+from .vault import Vault
+from .writing import Writer
+
+log = logging.getLogger("memos_core")
+_RECENT = timedelta(days=1)  # how far back opening looks for what a crash cut in two
+_TOLD = 200  # and how many of the last events it holds against what is there
+
+
+class Upkeep:
+    """The upkeep of one store. Safe for many threads."""
+
+    def __init__(self, vault: Vault, writer: Writer, policy: Policy) -> None:
+        self._vault = vault
+        self._writer = writer
+        self._policy = policy
+        self._reads: dict[str, Usage] = {}
+        self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "memos-upkeep")
+        self._pending = threading.Event()
+
+    # --- after a crash -------------------------------------------------------------------------------------------------
+
+    def repair(self, now: datetime) -> None:
+        """Tell of what was written and not told of, carry out deletions that were told of and not done. Raises Damaged for
+        the one thing that no crash does: memories that were told of and are not there."""
+        if self._lost():
+            with self._vault.writing():
+                if lost := self._lost():
+                    raise Damaged(
+                        f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
+                    )
+        since = now - _RECENT
+        if not self._untold(since) and not self._undone(since):
+            return
+        with self._vault.writing():  # nobody is between the two now
+            if undone := self._undone(since):
+                self._vault.remove(undone)
+            for row in self._vault.by_ids(self._untold(since)):
+                verb = "add" if row.cube.version == 1 else "update"
+                owner = row.cube.access.owner
+                self._writer.tell(owner, verb, [row.cube], row.cube.updated_at, detail="told after a crash")
+
+    def _untold(self, since: datetime) -> list[str]:
+        """Memories of whose current version, written since a time, no event tells."""
+        told = self._vault.told(f"at >= {filters.literal(since)}", "version")
+        return [id for id, version in self._vault.written(since) if (id, version) not in told]
+
+    def _undone(self, since: datetime) -> list[str]:
+        """Memories whose deletion was recorded since a time and not carried out. One that was made anew under its old id
+        since then is another write, and stays."""
+        told = self._vault.told(f"verb = 'delete' AND at >= {filters.literal(since)}", "seq")
+        return [r.cube.id for r in self._vault.by_ids(sorted({id for id, _ in told})) if (r.cube.id, r.seq) in told]
+
+    def _lost(self) -> list[str]:
+        """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance fell
+        back to an older state without a word. (Events are written after what they tell of.)"""
+        told = self._vault.events("outcome = 'ok' AND subject IS NOT NULL AND verb != 'delete'", _TOLD)
+        ids = sorted({e.subject for e in told if e.subject})
+        there = {r.cube.id: r.cube.version for r in self._vault.by_ids(ids)}
+        missing = {e.subject for e in told if e.subject and there.get(e.subject, 0) < (e.version or 0)}
+        return sorted(missing - {id for id, _ in self._vault.told("verb = 'delete'", "version")}) if missing else []
+
+    # --- usage -----------------------------------------------------------------------------------------------------------
+
+    def count(self, hits: Sequence[Hit], now: datetime) -> None:
+        """Buffer that these were recalled."""
+        with self._lock:
+            for hit in hits:
+                self._reads[hit.cube.id] = Usage(self._reads.get(hit.cube.id, Usage()).reads + 1, now)
+            full = len(self._reads) >= self._policy.flush_usage
+        if full:
+            self._later(self.flush)
+
+    def flush(self) -> int:
+        """Write down buffered usage; of how many memories."""
+        with self._lock:
+            reads, self._reads = self._reads, {}
+        if reads:
+            self._vault.count_reads(reads)
+        return len(reads)
+
+    # --- compaction ------------------------------------------------------------------------------------------------------
+
+    def after_write(self) -> None:
+        """Compact in the background, if this process has written enough for it to be worth it."""
+        if self._vault.commits >= self._policy.compact_every:
+            self._later(self._vault.compact)
+
+    def sweep(self) -> int:
+        """Remove what killed processes left behind that nobody can read: tables, and versions of memories that are gone."""
+        with self._vault.writing():
+            self._vault.drop_strays()
+            return self._vault.remove_strays()
+
+    def close(self) -> None:
+        """Finish what is under way and write down buffered usage."""
+        self._thread.shutdown()
+        self.flush()
+
+    def _later(self, work: Callable[[], object]) -> None:
+        """Do upkeep beside the requests, one piece at a time; a failure is logged and the next occasion tries again."""
+        with self._lock:
+            if self._pending.is_set():
+                return
+            self._pending.set()
+
+        def run() -> None:
+            try:
+                work()
+            except MemOSError as error:
+                log.warning("upkeep of %s: %s", self._vault.path, error)
+            finally:
+                self._pending.clear()
+
+        try:
+            self._thread.submit(run)
+        except RuntimeError:  # closed meanwhile
+            self._pending.clear()
