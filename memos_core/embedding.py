@@ -11,9 +11,9 @@ import numpy as np
 
 from .embed import as_embedder
 from .errors import EmbedderFailed, EmbedderMismatch, MemOSError
+from .manifest import Manifest
 from .tables import Vector
 from .types import SCHEMA
-from .vault import Manifest
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
 _SAME = 0.999  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit

@@ -43,7 +43,9 @@ def message_key(owner: str, namespace: Namespace, session: str | None, message_i
 def session_label(turns: Sequence[Turn]) -> str:
     """A name for a conversation handed in without one: from its first message's id, which it keeps while it grows, or else
     from its whole content, so that at least the same conversation has the same name the next time."""
-    known = (turns[0].message_id,) if turns[0].message_id is not None else tuple(map(_content, turns))
+    known = (
+        (turns[0].message_id,) if turns[0].message_id is not None else tuple((digest(t), t.occurred_at) for t in turns)
+    )
     return f"conversation-{sha256(repr(known).encode()).hexdigest()[:16]}"
 
 
@@ -107,17 +109,13 @@ def _laid_over(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[M
 
 
 def _same(turn: Turn, cube: MemCube) -> bool:
-    return _content(turn) == _stored(cube) or (turn.message_id is None and cube.version > 1)
-
-
-def _content(turn: Turn) -> tuple[object, ...]:
-    if turn.message_id is not None:
-        return (turn.message_id,)
-    return (turn.role, turn.speaker, turn.text, turn.occurred_at)
-
-
-def _stored(cube: MemCube) -> tuple[object, ...]:
+    """Whether a stored turn is this one, whatever was made of its words since."""
     origin = cube.origin
-    if origin.message_id is not None:
-        return (origin.message_id,)
-    return (origin.role, origin.speaker, cube.text, origin.occurred_at)
+    if turn.message_id is not None or origin.message_id is not None:
+        return turn.message_id == origin.message_id
+    return turn.occurred_at == origin.occurred_at and digest(turn) == origin.digest
+
+
+def digest(turn: Turn) -> str:
+    """The hash of who said what, as it was handed in."""
+    return sha256(repr((turn.role, turn.speaker, turn.text)).encode()).hexdigest()[:16]

@@ -288,7 +288,7 @@ def rank(question: Question, corpus: Corpus, k: int, *, statistics: Statistics |
     if k < 1 or not len(corpus):
         return []
     view = _look(corpus)
-    store = statistics or view.store
+    store = statistics if statistics and statistics.count else view.store
     trust = min(max(store.coherence / WEIGHTS.lively, 0.0), 1.0)
     terms = _terms(question.text, view)
     cosine, around, answer = _meaning(question, view, store, trust)

@@ -18,8 +18,9 @@ from filelock import FileLock, Timeout
 from . import filters
 from .embedding import Embedding, spoken
 from .errors import NotAStore, StoreUnavailable
+from .manifest import Manifest
 from .types import Policy
-from .vault import Manifest, Vault
+from .vault import Vault
 
 _BATCH = 256
 _LAST = 512  # changes few enough to embed while writers wait

@@ -102,7 +102,8 @@ class Origin:
     """Who said it, where, and when.
 
     `position` counts turns of one session from 0. `occurred_at` is when the thing happened or was said, as told by the
-    caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words.
+    caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words. `digest` is the hash of the words as they were first
+    handed in.
     """
 
     kind: SourceKind
@@ -115,6 +116,7 @@ class Origin:
     message_id: str | None = None
     source: str | None = None
     model: str | None = None
+    digest: str | None = None
 
     @property
     def happened_at(self) -> datetime:

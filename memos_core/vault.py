@@ -44,6 +44,7 @@ from .errors import (
     StoreClosed,
     StoreUnavailable,
 )
+from .manifest import Manifest, signed, verified
 from .tables import EVENTS, META, PAST, USAGE, Row, Vector, cubes_schema, decoded, encoded, past
 from .types import Event, MemCube, Policy, Usage
 

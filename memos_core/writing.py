@@ -48,15 +48,19 @@ class Writer:
     def add_turns(self, draft: MemCube, turns: Sequence[Turn]) -> tuple[list[MemCube], list[MemCube]]:
         """Store turns under a draft's header; all of them as they are stored now, and those that are new."""
         turns, again = placement.rounds(turns)
+        given, named = (
+            draft,
+            draft.origin.session,
+        )  # a message's id counts within the session that the caller named, if any
         if draft.origin.session is None and len(turns) > 1 and any(t.role for t in turns):
             draft = replace(draft, origin=replace(draft.origin, session=placement.session_label(turns)))
         vectors: dict[tuple[str | None, str], Vector] = {}
         # what is there already is not embedded; a single turn is looked for only once, under the lock
         self._embed(
-            vectors, [p.turn for p in self._place(draft, turns) if p.stored is None] if len(turns) > 1 else turns
+            vectors, [p.turn for p in self._place(draft, turns, named) if p.stored is None] if len(turns) > 1 else turns
         )
         with self._vault.writing():
-            placed = self._place(draft, turns)
+            placed = self._place(draft, turns, named)
             self._embed(vectors, [p.turn for p in placed if p.stored is None])
             # changes first: they may be refused, and then nothing is written
             changed = {p.id: self._said_again(draft, p) for p in placed if p.stored and self._is_news(p)}
@@ -65,7 +69,7 @@ class Writer:
             self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
             self.tell(draft.access.owner, "add", fresh, draft.created_at)
             if again:
-                edited = {c.id: c for c in self.add_turns(draft, again)[0]}
+                edited = {c.id: c for c in self.add_turns(given, again)[0]}
                 cubes = [edited.get(c.id, c) for c in cubes]
         return cubes, fresh
 
@@ -214,10 +218,10 @@ class Writer:
         self.tell(draft.access.owner, "update", [new], new.updated_at)
         return new
 
-    def _place(self, draft: MemCube, turns: Sequence[Turn]) -> list[placement.Placed]:
+    def _place(self, draft: MemCube, turns: Sequence[Turn], named: str | None) -> list[placement.Placed]:
         owner, where, session = draft.access.owner, draft.namespace, draft.origin.session
         ids = [
-            None if t.message_id is None else placement.message_key(owner, where, session, t.message_id) for t in turns
+            None if t.message_id is None else placement.message_key(owner, where, named, t.message_id) for t in turns
         ]
         by_id = {r.cube.id: r.cube for r in self._vault.by_ids([i for i in ids if i is not None])}
         first: list[MemCube] = []
@@ -255,5 +259,6 @@ def _cube(draft: MemCube, placed: placement.Placed) -> MemCube:
     origin = replace(
         draft.origin, kind=SourceKind.NOTE if turn.role is None else SourceKind.MESSAGE, occurred_at=turn.occurred_at,
         role=turn.role, speaker=turn.speaker, position=placed.position, message_id=turn.message_id,
+        digest=placement.digest(turn),
     )  # fmt: skip
     return replace(draft, id=placed.id, payload=Text(turn.text), origin=origin)
