@@ -16,17 +16,20 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from memos_core import Hit, MemOS, MemOSError
+from memos_core import MemOSError
 
 from .transcript import Question, Said, Transcript, UnreadableTranscript, read
+
+if TYPE_CHECKING:
+    from memos_core import Hit, MemOS
 
 OWN = Path(__file__).with_name("demo_transcript.jsonl")
 OWN_QUESTIONS = (
     "What is my sister allergic to?",
-    "What did the vet find out about Pixel?",
-    "Which sport do I do these days?",
+    "How do I get Pixel to eat her food?",
+    "Do I still run, or do I swim now?",
     "When is the appointment at the bank?",
 )
 USER = "demo"
@@ -48,9 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.process == "first":
-            live(_transcript(args), args.store)
+            with _opened(args.store) as memory:
+                live(_transcript(args), memory)
         elif args.process == "second":
-            answer(_questions(args), args.store, args.model)
+            with _opened(args.store) as memory:
+                answer(_questions(args), memory, args.model)
         else:
             return _both(args)
     except (DemoFailed, MemOSError, UnreadableTranscript) as error:
@@ -148,88 +153,90 @@ def _run(args: argparse.Namespace, process: str, store: str) -> None:
         raise DemoFailed(f"the {process} process ended with status {status}: {said}")
 
 
-def live(transcript: Transcript, store: str) -> None:
+def live(transcript: Transcript, memory: MemOS) -> None:
     """Run an agent through the sessions, each a thread. The model's answers are the transcript's; the middleware writes all of it."""
+    from langchain.agents import create_agent
+    from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+    from langchain_core.messages import AIMessage
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    from . import MemOSMemory
+
     began = time.perf_counter()
-    with _opened(store) as memory:
-        from langchain.agents import create_agent
-        from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-        from langchain_core.messages import AIMessage
-        from langgraph.checkpoint.memory import InMemorySaver
-
-        from . import MemOSMemory
-
-        sessions = transcript.sessions()
-        for number, (session, turns) in enumerate(sessions.items(), 1):
-            runs = list(_runs(turns))
-            replies = iter([_message(reply) if reply else AIMessage("") for _, reply in runs])
-            agent = create_agent(
-                GenericFakeChatModel(messages=replies),
-                middleware=[MemOSMemory(memory, user_id=USER, on_error="raise", max_tokens=MAX_TOKENS)],
-                checkpointer=InMemorySaver(),
-            )
-            for asked, _ in runs:
-                agent.invoke({"messages": [_message(turn) for turn in asked]}, {"configurable": {"thread_id": session}})
-            when = f"{turns[0].when:%Y-%m-%d}" if turns[0].when else "undated"
-            print(
-                f"  {when}  session {number} of {len(sessions)}: {_several(len(turns), 'turn')}, {_several(len(runs), 'run')} of the agent",
-                flush=True,
-            )
-        stored = memory.stats(actor=USER).memories
+    remembering = MemOSMemory(memory, user_id=USER, on_error="raise", max_tokens=MAX_TOKENS)
+    sessions = transcript.sessions()
+    for number, (session, turns) in enumerate(sessions.items(), 1):
+        runs = list(_runs(turns))
+        replies = iter([_message(reply) if reply else AIMessage("") for _, reply in runs])
+        agent = create_agent(
+            GenericFakeChatModel(messages=replies), middleware=[remembering], checkpointer=InMemorySaver()
+        )
+        for told, _ in runs:
+            agent.invoke({"messages": [_message(turn) for turn in told]}, {"configurable": {"thread_id": session}})
+        when = f"{turns[0].when:%Y-%m-%d}" if turns[0].when else "undated"
+        how = f"{_several(len(turns), 'turn')} in {_several(len(runs), 'run')} of the agent"
+        print(f"  {when}  session {number} of {len(sessions)}: {how}", flush=True)
+    stored = memory.stats(actor=USER).memories
     print(f"  {stored} memories in the store after {time.perf_counter() - began:.0f} s; the process ends", flush=True)
 
 
-def answer(questions: Sequence[Question], store: str, model: str | None) -> None:
+def answer(questions: Sequence[Question], memory: MemOS, model: str | None) -> None:
     """Ask an agent that has nothing but the store; show what it recalled, what its model was given, and what that said."""
-    with _opened(store) as memory:
-        from langchain.agents import create_agent
-        from langchain_core.callbacks import BaseCallbackHandler
+    from langchain.agents import create_agent
+    from langchain_core.callbacks import BaseCallbackHandler
 
-        from . import MemOSMemory
-        from .standin import StandIn
+    from . import MemOSMemory
+    from .standin import StandIn
 
-        class Prompt(BaseCallbackHandler):  # type: ignore[misc]  # LangChain is untyped to this checker
-            """Keeps what a chat model was given."""
+    class Prompt(BaseCallbackHandler):  # type: ignore[misc]  # LangChain is untyped to this checker
+        """Keeps what a chat model was given."""
 
-            messages: Sequence[Any] = ()
+        messages: Sequence[Any] = ()
 
-            def on_chat_model_start(self, serialized: Any, messages: Any, **_: Any) -> None:
-                self.messages = messages[0]
+        def on_chat_model_start(self, serialized: Any, messages: Any, **_: Any) -> None:
+            self.messages = messages[0]
 
-        chosen = _named_model(model) if model else None
-        # recall only: the second question is not to be answered by the first
-        remembering = MemOSMemory(memory, user_id=USER, on_error="raise", max_tokens=MAX_TOKENS, write=False)
-        for question in questions:
-            hits = memory.search(question.text, actor=USER, k=SHOWN)
-            agent = create_agent(
-                chosen or StandIn(best=hits[0].cube.text if hits else ""),
-                middleware=[remembering],
-                system_prompt="You are a helpful assistant.",
-            )
-            prompt = Prompt()
-            try:
-                result = agent.invoke({"messages": question.text}, {"callbacks": [prompt]})
-            except MemOSError:
-                raise
-            except Exception as error:  # whatever a provider's client raises: no key, no network, no such model
-                raise DemoFailed(f"--model {model}: {type(error).__name__}: {error}") from error
-            _show(question, hits, prompt.messages, str(result["messages"][-1].text))
+    chosen = _named_model(model) if model else None
+    print(
+        faint(
+            f"  its model: {model or 'a stand-in, no language model, that only repeats the best memory (see --model)'}"
+        )
+    )
+    # recall only: the second question is not to be answered by the first
+    remembering = MemOSMemory(memory, user_id=USER, on_error="raise", max_tokens=MAX_TOKENS, write=False)
+    for question in questions:
+        hits = memory.search(question.text, actor=USER, k=SHOWN)
+        agent = create_agent(
+            chosen or StandIn(best=hits[0].cube.text if hits else ""),
+            middleware=[remembering],
+            system_prompt="You are a helpful assistant.",
+        )
+        prompt = Prompt()
+        try:
+            result = agent.invoke({"messages": question.text}, {"callbacks": [prompt]})
+        except MemOSError:
+            raise
+        except Exception as error:  # whatever a provider's client raises: no key, no network, no such model
+            raise DemoFailed(f"--model {model}: {type(error).__name__}: {error}") from error
+        _show(question, hits, prompt.messages, str(result["messages"][-1].text))
 
 
 @contextmanager
 def _opened(store: str) -> Iterator[MemOS]:
     """The store, its embedder loaded: the slow part, so it is said."""
+    from memos_core import MemOS
+
     began = time.perf_counter()
     print(faint(f"  process {os.getpid()}: loading the embedding model ... "), end="", flush=True)
     try:
         memory = MemOS(store)
-        with memory:
-            memory.search("to load the embedder", actor=USER, k=1)
-            print(faint(f"{time.perf_counter() - began:.0f} s"), flush=True)
-            yield memory
+        memory.search("to load the embedder", actor=USER, k=1)
     except BaseException:
         print(flush=True)
         raise
+    print(faint(f"{time.perf_counter() - began:.0f} s"), flush=True)
+    with memory:
+        yield memory
 
 
 # --- what is lived, and what is asked ------------------------------------------------------------------------------------
@@ -242,17 +249,15 @@ def _runs(turns: Sequence[Said]) -> Iterator[tuple[list[Said], Said | None]]:
         if turn.role == "assistant" and any(t.role == "user" for t in told):
             yield told, turn
             told = []
-        else:
+        elif turn.role in ("user", "assistant"):  # the rest is not remembered
             told.append(turn)
     if told:
         yield told, None
 
 
 def _message(turn: Said) -> Any:
-    from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+    from langchain_core.messages import AIMessage, HumanMessage
 
-    if turn.role in ("system", "tool"):  # not a memory; a tool's message without its call would be refused
-        return SystemMessage(turn.text, id=turn.id)
     kind = HumanMessage if turn.role == "user" else AIMessage
     when = {"timestamp": turn.when.isoformat()} if turn.when else {}
     return kind(turn.text, id=turn.id, name=turn.name, additional_kwargs=when)
@@ -290,31 +295,26 @@ def _show(question: Question, hits: Sequence[Hit], prompt: Sequence[Any], reply:
     for hit in hits:
         origin = hit.cube.origin
         who = origin.speaker or origin.role or "note"
-        print(_wrapped(f"{hit.cube.text}", f"   {hit.score:.2f}  {origin.happened_at:%Y-%m-%d %H:%M}  {who}: "))
-        print(faint(_wrapped("; ".join(hit.why), "         why: ")))
+        print(_wrapped(hit.cube.text, f"   {hit.score:.2f}  {origin.happened_at:%Y-%m-%d %H:%M}  {who}: "))
+        print(faint(_wrapped("; ".join(hit.why), "         why: ", " " * 14)))
     if not hits:
         print("   nothing")
     print(faint("   the prompt that the model was given"))
     for message in prompt:
         for i, line in enumerate(str(message.text).splitlines() or [""]):
-            print(faint(_wrapped(line, f"   {message.type if i == 0 else '':>8} | ")))
+            margin = f"   {message.type if i == 0 else '':>8} | "
+            print(faint(_wrapped(line, margin, f"{'':>12}|   ")))
     print(faint("   the answer"))
-    print(_wrapped(" ".join(reply.split()), "   "))
+    print(_wrapped(reply, "   ", "   "))
     if question.expected:
-        print(faint(_wrapped(question.expected, "   (the file's own answer: ") + ")"))
+        print(faint(_wrapped(question.expected, "   the file's own answer: ")))
     sys.stdout.flush()
 
 
-def _wrapped(text: str, first: str) -> str:
-    return (
-        textwrap.fill(
-            " ".join(text.split()),
-            118,
-            initial_indent=first,
-            subsequent_indent=" " * 11 if "|" not in first else " " * 12 + "| ",
-        )
-        or first
-    )
+def _wrapped(text: str, first: str, rest: str = " " * 11) -> str:
+    """A text as lines of a screen, each behind its margin."""
+    words = " ".join(text.split())
+    return textwrap.fill(words, 118, initial_indent=first, subsequent_indent=rest) or first
 
 
 def _several(count: int, noun: str) -> str:

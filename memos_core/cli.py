@@ -18,8 +18,13 @@ BENCHES = ("locomo", "prefeval", "store")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["demo"]:
+            return _demo(words[1:])
+        if words[:1] == ["bench"] and words[1:2] and words[1] in BENCHES:
+            return int(importlib.import_module(f"memos_core.bench.{words[1]}").main(words[2:]) or 0)
+        args = _parser().parse_args(words)
         return int(args.run(args) or 0)
     except MemOSError as error:
         print(f"memosctl: {error}", file=sys.stderr)
@@ -36,11 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="memosctl", description="Long-term memory for LLM applications.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    demo = commands.add_parser(
-        "demo", help="an agent that remembers, in two processes: one lives, one is asked", add_help=False
-    )
-    demo.set_defaults(run=_demo)
-    demo.add_argument("rest", nargs=argparse.REMAINDER)
+    # these two hand their arguments on; here they stand for the list of commands
+    commands.add_parser("demo", help="an agent that remembers, in two processes: one lives, one is asked")
 
     for name, run, help in (
         ("search", _search, "find memories"),
@@ -62,20 +64,14 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
-    bench = commands.add_parser("bench", help="measure, with baselines in the same run", add_help=False)
-    bench.set_defaults(run=_bench)
+    bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
-    bench.add_argument("rest", nargs=argparse.REMAINDER)
     return parser
 
 
-def _demo(args: argparse.Namespace) -> int:
+def _demo(words: Sequence[str]) -> int:
     # a process of its own: the adapter stands above the engine, which does not import it
-    return subprocess.run([sys.executable, "-m", "langchain_memos.demo", *args.rest], check=False).returncode
-
-
-def _bench(args: argparse.Namespace) -> int:
-    return int(importlib.import_module(f"memos_core.bench.{args.name}").main(args.rest) or 0)
+    return subprocess.run([sys.executable, "-m", "langchain_memos.demo", *words], check=False).returncode
 
 
 def _open(args: argparse.Namespace) -> Any:

@@ -12,7 +12,13 @@ _UNUSABLE = re.compile(
     r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I
 )
 _CONFLICT = re.compile(r"conflict", re.I)
-_REFUSED = re.compile(r"invalid user input|schema error|no field named", re.I)  # the database did not understand us
+_DAMAGED = re.compile(
+    r"not found|decode|invalid|corrupt|fill whole buffer|too small|outside|magic|range|parse|protobuf|io error|lanceerror\(io\)",
+    re.I,
+)
+_REFUSED = re.compile(
+    r"invalid user input|schema error|no field named|execution error|query execution", re.I
+)  # the database did not understand us
 
 
 def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
@@ -25,6 +31,8 @@ def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
         return Conflict(f"{where} kept changing under this write, which was not made: {_brief(words)}")
     if _REFUSED.search(words):
         return StoreError(f"{where}: the database refused: {_brief(words)}")
+    if not _DAMAGED.search(words):
+        return StoreError(f"{where}: {_brief(words)}")
     return Damaged(f"{where} cannot be read as it was written: {_brief(words)}")
 
 

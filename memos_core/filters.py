@@ -6,8 +6,9 @@ Backslash is no escape in this dialect, a doubled quote is (see the property tes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from .codec import checked_text
@@ -60,6 +61,7 @@ def under(namespace: Namespace) -> str | None:
     return f"namespace >= {literal(path)} AND namespace < {literal(path[:-1] + '0')}"  # '0' follows '/'
 
 
+@lru_cache(maxsize=4096)
 def encode_namespace(namespace: Namespace) -> str:
     """Labels as one sortable path that ends in '/': no label can look like two, or like the start of another."""
     return "".join(label.replace("%", "%25").replace("/", "%2F") + "/" for label in namespace)
@@ -167,30 +169,37 @@ def _attribute(name: str, operator: str, value: Any) -> str:
             raise InvalidArgument(f"filter: {name!r}: {operator} needs a number or a string, not {value!r}")
         return f"{shown} = '{str(value).lower()}'"
     if isinstance(value, str):
-        return f"starts_with({shown}, '\"') AND {_text(name)} {_SIGNS[operator]} {literal(value)}"
+        return f"{_text(name)} {_SIGNS[operator]} {literal(value)}"
     if isinstance(value, int | float) and abs(value) < 2**63:  # also refuses nan
         return f"TRY_CAST({shown} AS DOUBLE) {_SIGNS[operator]} {float(value)!r}"
     raise InvalidArgument(f"filter: {name!r}: {value!r} is no string, finite number, boolean or None")
 
 
 def _node(name: str) -> str:
-    return _path(name, "json_get")
+    return _path(name, lambda inside, last: f"json_get({inside}, {literal(last)})")
 
 
 def _text(name: str) -> str:
-    return _path(name.removeprefix("attributes."), "json_get_string")
+    return _path(name.removeprefix("attributes."), _string_in)
 
 
-def _path(name: str, last: str) -> str:
-    """The attribute of exactly this name or else the nested one, read by the function `last`."""
-    flat = f"{last}(attributes, {literal(name)})"
+def _string_in(inside: str, last: str) -> str:
+    """The string under a name, null for anything else. Reading an object as a string is an error, and a condition beside it
+    does not keep the database from trying: so what is no string is first taken out of reach (element 0 of an array is null)."""
+    is_string = f"starts_with(json_extract(json_get({inside}, {literal(last)}), '$'), '\"')"
+    return f"json_get_string(array_element(make_array({inside}), CAST({is_string} AS INT)), {literal(last)})"
+
+
+def _path(name: str, read: Callable[[str, str], str]) -> str:
+    """The attribute of exactly this name or else the nested one: `read(object, name)` of it."""
+    flat = read("attributes", name)
     head, *rest = name.split(".")
     if not rest:
         return flat
     nested = f"json_get(attributes, {literal(head)})"
     for part in rest[:-1]:
         nested = f"json_get({nested}, {literal(part)})"
-    return f"COALESCE({flat}, {last}({nested}, {literal(rest[-1])}))"
+    return f"COALESCE({flat}, {read(nested, rest[-1])})"
 
 
 def _null(test: str, operator: str, name: str) -> str:

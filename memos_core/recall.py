@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +23,8 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .errors import InvalidArgument
 
 Vector = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -45,7 +47,7 @@ class Weights:
     speaker: float = 1.15  # the one whom the question names speaks
     asks: float = -0.4  # a turn that ends as a question seldom answers one
     full: float = 4.5  # a long turn, against an empty one: "Wow, thanks!" says little
-    brief: float = 10.0  # words that make a turn half full
+    brief: float = 10.0  # words that make a turn half full, and as good as a note
     dated: float = 2.1  # a turn with a time word, where the question asks when
     inside: float = 6.0  # said in the time that the question names,
     near_days: float = 7.0  # fading by e in so many days outside it: people tell of what was last week
@@ -55,7 +57,7 @@ class Weights:
     centre: float = 0.5  # share of the store's mean taken out of the question's vector; from the memories', all of it
     lively: float = 0.16  # by how much turns side by side are nearer than turns three apart where people converse
     believed: float = 10.0  # pairs of turns for which a session is taken for a conversation before they are looked at
-    even: float = 13.5  # log-odds, as summed here, at which a memory is as likely right as wrong
+    even: float = 12.5  # log-odds, as summed here, at which a memory is as likely right as wrong
     slope: float = 0.45  # of the true log-odds against those summed
 
 
@@ -219,10 +221,16 @@ class Corpus:
     def __len__(self) -> int:
         return len(self._row)
 
+    def __contains__(self, id: str) -> bool:
+        return id in self._row
+
     def put(self, passages: Iterable[Passage]) -> None:
-        """Insert passages, or replace those whose id is here already."""
+        """Insert passages, or replace those whose id is here already. Raises InvalidArgument for a vector of another
+        length than those here; the passages before it are in."""
         for passage in passages:
             vector, counts = _unit(passage.vector), _count(passage.text)
+            if self._passages and len(vector) != self._vectors.shape[1]:
+                raise InvalidArgument(f"vector of {passage.id}: {len(vector)} numbers among vectors of another length")
             self.remove((passage.id,))
             row = self._free.pop() if self._free else self._grow(len(vector))
             for token, times in counts.items():
@@ -283,9 +291,15 @@ class Corpus:
         )
 
 
-def rank(question: Question, corpus: Corpus, k: int, *, statistics: Statistics | None = None) -> list[Ranked]:
-    """The k passages that answer the question best, best first, ties by id; all of them if there are fewer."""
-    if k < 1 or not len(corpus):
+def rank(
+    question: Question, corpus: Corpus, k: int, *, statistics: Statistics | None = None, among: Set[str] | None = None
+) -> list[Ranked]:
+    """The k passages that answer the question best, best first, ties by id; all of them if there are fewer.
+
+    With `among`, only passages of these ids are found; the others still speak for their neighbours.
+    """
+    k = min(k, len(corpus) if among is None else sum(id in corpus for id in among))
+    if k < 1:
         return []
     view = _look(corpus)
     store = statistics if statistics and statistics.count else view.store
@@ -296,13 +310,18 @@ def rank(question: Question, corpus: Corpus, k: int, *, statistics: Statistics |
     score = WEIGHTS.meaning * cosine + WEIGHTS.around * around + WEIGHTS.answer * answer
     score += WEIGHTS.wording * _wording(terms, corpus, view, store, trust)
     score += WEIGHTS.speaker * spoken + WEIGHTS.inside * inside + _manner(question, view, trust)
-    score[view.facts[:, _ALIVE] == 0] = -np.inf
-    floor = np.partition(score, -min(k, len(corpus)))[-min(k, len(corpus))]
+    if among is None:
+        score[view.facts[:, _ALIVE] == 0] = -np.inf
+    else:
+        wanted = [corpus._row[id] for id in among if id in corpus]
+        score, every = np.full_like(score, -np.inf), score
+        score[wanted] = every[wanted]
+    floor = np.partition(score, -k)[-k]
     found = [(-float(score[row]), _at(corpus, row).id, row) for row in np.flatnonzero(score >= floor).tolist()]
     evidence = {"cosine": cosine, "around": around, "answer": answer, "spoken": spoken, "inside": inside}
     return [
         Ranked(id, _chance(-negative), _why(corpus, row, terms, {name: float(x[row]) for name, x in evidence.items()}))
-        for negative, id, row in sorted(found)[: min(k, len(corpus))]
+        for negative, id, row in sorted(found)[:k]
     ]
 
 
@@ -473,7 +492,7 @@ def _manner(question: Question, view: _View, trust: float) -> Vector:
     """What kind of turn it is. In a conversation a short turn is a nod; a short note is a note. (N,)"""
     facts = view.facts
     full = facts[:, _LENGTH] / (facts[:, _LENGTH] + WEIGHTS.brief)
-    talk = trust * (facts[:, _SESSION] >= 0) * (WEIGHTS.asks * facts[:, _ASKS] + WEIGHTS.full * full)
+    talk = trust * (facts[:, _SESSION] >= 0) * (WEIGHTS.asks * facts[:, _ASKS] + WEIGHTS.full * (full - 0.5))
     dated = WEIGHTS.dated * facts[:, _DATED] if _WHEN.search(question.text) else 0.0
     return np.asarray(talk + dated + WEIGHTS.priority * facts[:, _PRIORITY], np.float32)
 

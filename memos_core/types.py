@@ -309,7 +309,7 @@ class Policy:
     resident_total: memories of all scopes kept in memory at once (about 3 KB each at 384 dimensions).
     index_from: memories in the store from which on a vector index is kept (below, exact search is as fast).
     compact_every: commits of this process between two compactions.
-    keep_versions: how long superseded table versions stay readable for requests under way.
+    keep_versions: how long the files of superseded table versions are kept at least, for requests under way.
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
@@ -320,7 +320,7 @@ class Policy:
     resident_total: int = 100_000
     index_from: int = 20_000
     compact_every: int = 64
-    keep_versions: timedelta = timedelta(minutes=10)
+    keep_versions: timedelta = timedelta(seconds=15)
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0

@@ -103,8 +103,7 @@ class Vault:
         query = self._cubes.search().where(where).select(_READ_VECTOR if vectors else _READ).limit(limit)
         if last_by is not None:
             query = query.order_by([ColumnOrdering(column_name=last_by, ascending=False)])
-        with self._guarded("cubes"):
-            return decoded(query.to_arrow(), self.manifest.dimension, self.path)
+        return self._read(query)
 
     def by_ids(self, ids: Sequence[str], where: str | None = None, *, vectors: bool = False) -> list[Row]:
         """Current memories with these ids, in no order, of those that a condition holds for."""
@@ -117,8 +116,7 @@ class Vault:
     def sample(self, where: str, start: int, length: int) -> list[Row]:
         """A run of memories that a condition holds for, in stored order, with vectors."""
         query = self._cubes.search().where(where).select(_READ_VECTOR).offset(start).limit(length)
-        with self._guarded("cubes"):
-            return decoded(query.to_arrow(), self.manifest.dimension, self.path)
+        return self._read(query)
 
     def column(self, name: str, where: str) -> list[Any]:
         """One column of the current memories that a condition holds for."""
@@ -133,16 +131,24 @@ class Vault:
     def near(self, vector: Vector, where: str, limit: int) -> list[Row]:
         """By cosine, nearest first, from among those that the condition holds for; with vectors."""
         query = self._cubes.search(vector).distance_type("cosine").refine_factor(5).where(where)
-        with self._guarded("cubes"):
-            found = query.select([*_READ_VECTOR, "_distance"]).limit(limit).to_arrow()
-        return decoded(found, self.manifest.dimension, self.path)
+        return self._read(query.select([*_READ_VECTOR, "_distance"]).limit(limit))
 
     def worded(self, words: str, where: str, limit: int) -> list[Row]:
         """By BM25, best first, from among those that the condition holds for; with vectors."""
         query = self._cubes.search(MatchQuery(words, "text"), query_type="fts").where(where)
+        return self._read(query.select([*_READ_VECTOR, "_score"]).limit(limit))
+
+    def _read(self, query: Any) -> list[Row]:
+        """Rows of a query, once more if its files were compacted away under it (by a process that outran this one by
+        `keep_versions`: this one was asleep). The second try reads the newest version."""
         with self._guarded("cubes"):
-            found = query.select([*_READ_VECTOR, "_score"]).limit(limit).to_arrow()
-        return decoded(found, self.manifest.dimension, self.path)
+            try:
+                found = query.to_arrow()
+            except RuntimeError as error:
+                if "not found" not in str(error).lower():
+                    raise
+                found = query.to_arrow()
+            return decoded(found, self.manifest.dimension, self.path)
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""

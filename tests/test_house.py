@@ -25,7 +25,7 @@ MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
     "lancedb": {"vault"}, "pyarrow": {"vault", "tables"}, "torch": {"embed"}, "sentence_transformers": {"embed"},
     "filelock": {"vault", "reembed", "disk"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
-    "transformers": {"model", "activation"}, "peft": {"parametric"},
+    "transformers": {"model", "activation", "embed"}, "peft": {"parametric"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
 IMPURE = {"os", "io", "pathlib", "time", "random", "socket", "subprocess", "threading", "shutil", "tempfile", "logging"}

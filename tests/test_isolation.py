@@ -88,9 +88,6 @@ class Actors(RuleBasedStateMachine):
         self.count = 0
 
     def teardown(self) -> None:
-        for actor in ACTORS:
-            self.look(actor, self.handles[0])
-            self.look(actor, self.handles[1])
         for handle in self.handles:
             handle.close()
         shutil.rmtree(self.folder)
@@ -117,7 +114,7 @@ class Actors(RuleBasedStateMachine):
         self.known[turn.id] = Known(actor, where, [(text, access)], session)
         self._tell(actor, "add", turn.id)
         assert gist.text == f"gist of {text}"
-        assert readers(gist.access) == readers(access)
+        assert [reads(a, gist.access) for a in (*ACTORS, "x")] == [reads(a, access) for a in (*ACTORS, "x")]
         self.known[gist.id] = Known(actor, where, [(gist.text, gist.access)], session, parent=turn.id)
         self._tell(actor, "add", gist.id)
 
@@ -298,7 +295,7 @@ TestIsolation.settings = settings(settings.get_profile("tests"), max_examples=10
 
 
 class TestIsolationAtLength(Actors.TestCase):
-    pytestmark = (pytest.mark.slow, pytest.mark.timeout(1800))
+    pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # noqa: RUF012
     settings = settings(settings.get_profile("tests"), max_examples=120, stateful_step_count=50)
 
 

@@ -7,7 +7,6 @@ A ranking is `(question, its vector, k) -> row numbers, best first`. Packages th
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
@@ -28,64 +27,34 @@ _ROWS = 1_000  # rows a batch: SQLite takes a limited number of values in one st
 INDEX_FROM = 20_000  # rows from which the reference advises a vector index
 
 
-def dense(vectors: Vectors) -> Ranking:
-    """Exact cosine."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return lambda question, vector, k: _best(unit @ vector, k)
-
-
-def lexical(texts: Sequence[str]) -> Ranking:
-    """BM25 alone."""
-    words = BM25(texts)
-    return lambda question, vector, k: _best(words.scores(question), k)
-
-
-def added(texts: Sequence[str], vectors: Vectors, share: float = 0.5) -> Ranking:
-    """Dense and BM25 scores, each scaled to [0, 1] for the question, added with fixed weights."""
-    words = BM25(texts)
+def rankings(folder: str, texts: Sequence[str], vectors: Vectors) -> dict[str, Ranking]:
+    """All that rank one list of texts, by name."""
+    lance = LanceTable(folder, texts, vectors)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    def rank(question: str, vector: Vectors, k: int) -> list[int]:
-        both = share * _scaled(unit @ vector) + (1 - share) * _scaled(words.scores(question))
-        return _best(both, k)
+    def dense(question: str, vector: Vectors, k: int) -> list[int]:
+        return _best(unit @ vector, k)
 
-    return rank
+    def added(question: str, vector: Vectors, k: int) -> list[int]:
+        return _best(_scaled(unit @ vector) + _scaled(lance.word_scores(question)), k)
 
-
-class BM25:
-    """Okapi BM25 (Robertson & Zaragoza 2009) over folded words, nothing stemmed or left out."""
-
-    def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75) -> None:
-        self._k1 = k1
-        counts = [Counter(_words(t)) for t in texts]
-        lengths = np.array([sum(c.values()) for c in counts], float)
-        self._norm = k1 * (1 - b + b * lengths / max(float(lengths.mean()), 1.0))
-        self._postings: dict[str, list[tuple[int, int]]] = {}
-        for row, found in enumerate(counts):
-            for word, times in found.items():
-                self._postings.setdefault(word, []).append((row, times))
-
-    def scores(self, question: str) -> Scores:
-        """One score a text."""
-        total = np.zeros(len(self._norm))
-        for word in dict.fromkeys(_words(question)):
-            if word in self._postings:
-                rows, times = (np.array(x) for x in zip(*self._postings[word], strict=True))
-                rarity = np.log1p((len(total) - len(rows) + 0.5) / (len(rows) + 0.5))
-                total[rows] += rarity * times * (self._k1 + 1) / (times + self._norm[rows])
-        return total
+    return {
+        "exact dense": dense,
+        "BM25 (LanceDB)": lambda question, vector, k: _best(lance.word_scores(question), k),
+        "dense + BM25, half each": added,
+        "LanceDB hybrid (RRF)": lance.hybrid,
+    }
 
 
-class LanceHybrid:
-    """A plain LanceDB table with its full-text index, its vector index from 20,000 rows on, and its hybrid search with the
-    default fusion (reciprocal ranks)."""
+class LanceTable:
+    """A plain LanceDB table with its full-text index (BM25 over English stems) and, from 20,000 rows on, a vector index."""
 
     def __init__(self, path: str, texts: Sequence[str], vectors: Vectors, users: Sequence[str] | None = None) -> None:
         import lancedb  # a baseline: the engine itself knows it in `vault` alone
         import pyarrow as pa
         from lancedb.index import FTS, Bitmap, IvfSq
 
-        width = vectors.shape[1]
+        self._rows, width = vectors.shape
         flat = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(vectors, np.float32).ravel()), width)
         columns = {"row": pa.array(range(len(texts))), "text": pa.array(texts), "vector": flat}
         columns["user"] = pa.array(users or [""] * len(texts))
@@ -99,9 +68,16 @@ class LanceHybrid:
         if self.indexed:
             self._table.create_index("vector", config=IvfSq(distance_type="cosine"))
 
-    def rank(self, question: str, vector: Vectors, k: int, user: str | None = None) -> list[int]:
-        """Row numbers, best first."""
-        query = self._table.search(query_type="hybrid").vector(vector).text(" ".join(_words(question)))
+    def word_scores(self, question: str) -> Scores:
+        """BM25 of every row; 0 where no word is shared."""
+        found = self._table.search(_words(question), query_type="fts").limit(self._rows).to_arrow()
+        scores = np.zeros(self._rows)
+        scores[found["row"].to_numpy()] = found["_score"].to_numpy()
+        return scores
+
+    def hybrid(self, question: str, vector: Vectors, k: int, user: str | None = None) -> list[int]:
+        """Row numbers by its hybrid search with the default fusion (reciprocal ranks), best first."""
+        query = self._table.search(query_type="hybrid").vector(vector).text(_words(question))
         query = query.distance_type("cosine").refine_factor(5) if self.indexed else query.distance_type("cosine")
         if user is not None:
             query = query.where(f"user = '{user}'")
@@ -114,7 +90,7 @@ def langgraph_store(
 ) -> Iterator[Search]:
     """LangGraph's SqliteStore (with sqlite-vec) in a file, or its InMemoryStore without one: exact dense search."""
     # lists of floats, as its contract says: that is what it is given in use
-    index: Any = {"dims": width, "embed": lambda texts: embed(list(texts)).tolist(), "fields": ["text"]}
+    index: Any = {"dims": width, "embed": lambda texts: embed(list(texts)).tolist()}
     with ExitStack() as stack:
         if path is None:
             from langgraph.store.memory import InMemoryStore
@@ -162,11 +138,13 @@ def _load(store: Any, texts: Sequence[str], users: Sequence[str]) -> None:
 
     for start in range(0, len(texts), _ROWS):
         rows = range(start, min(start + _ROWS, len(texts)))
-        store.batch([PutOp(("memories", users[r]), str(r), {"text": texts[r]}) for r in rows])
+        # the field is named with each memory: SqliteStore passes over the one in its configuration
+        store.batch([PutOp(("memories", users[r]), str(r), {"text": texts[r]}, ["text"]) for r in rows])
 
 
-def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+def _words(text: str) -> str:
+    """Without quotes: a question in quotes would be a phrase."""
+    return " ".join(_WORD.findall(text))
 
 
 def _scaled(scores: Any) -> Scores:

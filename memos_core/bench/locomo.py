@@ -161,18 +161,11 @@ def _asked(system: str, conversation: Conversation, recall: Recaller, ks: Sequen
 
 def _baselines(turns: Sequence[Turn], embed: EmbeddingOnce, folder: str) -> dict[str, Recaller]:
     texts = [spoken(t.speaker, t.text) for t in turns]  # what the engine embeds
-    vectors = embed(texts)
-    ranks = {
-        "exact dense": baselines.dense(vectors),
-        "BM25": baselines.lexical(texts),
-        "dense + BM25, half each": baselines.added(texts, vectors),
-        "lancedb hybrid (RRF)": baselines.LanceHybrid(f"{folder}/raw", texts, vectors).rank,
-    }
 
     def recaller(rank: baselines.Ranking) -> Recaller:
         return lambda question, k: [turns[row].id for row in rank(question, embed([question])[0], k)]
 
-    return {name: recaller(rank) for name, rank in ranks.items()}
+    return {name: recaller(rank) for name, rank in baselines.rankings(f"{folder}/raw", texts, embed(texts)).items()}
 
 
 def _results(conversations: Sequence[Conversation], answers: Sequence[Answer], ks: Sequence[int]) -> dict[str, Any]:

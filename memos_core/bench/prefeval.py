@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,15 +64,16 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 def _measure(pairs: Sequence[Pair], embed: EmbeddingOnce) -> dict[str, Any]:
     topics = {topic: [p for p in pairs if p.topic == topic] for topic in dict.fromkeys(p.topic for p in pairs)}
     found: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="memos-bench-") as folder:
-        with MemOS(Path(folder) / "store", embed=embed) as memory:
-            for topic, some in topics.items():
-                memory.add([p.preference for p in some], namespace=("preferences", topic))
-            for scope, some in ({POOLED: list(pairs)} | topics).items():
-                progress(f"{scope}: {len(some)} questions")
-                below = ("preferences",) if scope == POOLED else ("preferences", scope)
-                recallers = {"memos": _engine(memory, below)} | _baselines(some, embed, f"{folder}/{scope}")
-                found[scope] = {"questions": len(some)} | {n: _share(some, r) for n, r in recallers.items()}
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="memos-bench-"))
+        memory = stack.enter_context(MemOS(Path(folder) / "store", embed=embed))
+        for topic, some in topics.items():
+            memory.add([p.preference for p in some], namespace=("preferences", topic))
+        for scope, some in ({POOLED: list(pairs)} | topics).items():
+            progress(f"{scope}: {len(some)} questions")
+            below = ("preferences",) if scope == POOLED else ("preferences", scope)
+            recallers = {"memos": _engine(memory, below)} | _baselines(some, embed, f"{folder}/{scope}")
+            found[scope] = {"questions": len(some)} | {n: _share(some, r) for n, r in recallers.items()}
     per_topic = [scope for scope in found if scope != POOLED]
     systems = [name for name in found[POOLED] if name != "questions"]
     found["mean over topics"] = {"questions": len(pairs)} | {
@@ -86,18 +88,11 @@ def _engine(memory: MemOS, namespace: tuple[str, ...]) -> Recaller:
 
 def _baselines(pairs: Sequence[Pair], embed: EmbeddingOnce, folder: str) -> dict[str, Recaller]:
     texts = [p.preference for p in pairs]
-    vectors = embed(texts)
-    ranks = {
-        "exact dense": baselines.dense(vectors),
-        "BM25": baselines.lexical(texts),
-        "dense + BM25, half each": baselines.added(texts, vectors),
-        "lancedb hybrid (RRF)": baselines.LanceHybrid(folder, texts, vectors).rank,
-    }
 
     def recaller(rank: baselines.Ranking) -> Recaller:
         return lambda question, k: [texts[row] for row in rank(question, embed([question])[0], k)]
 
-    return {name: recaller(rank) for name, rank in ranks.items()}
+    return {name: recaller(rank) for name, rank in baselines.rankings(folder, texts, embed(texts)).items()}
 
 
 def _share(pairs: Sequence[Pair], recall: Recaller) -> dict[str, float]:

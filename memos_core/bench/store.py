@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..memos import MemOS
 from ..types import Access, Policy
-from ..vault import Manifest, Vault
+from ..vault import Vault
 from ..working_set import Scope
 from . import Timing, Vectors, arguments, baselines, progress, report, table, timed
 from .synthetic import TURNS, WIDTH, Lookup, Memories, World
@@ -271,7 +271,7 @@ def _recall(run: Run, asked: Questions, ids: list[str]) -> None:
             run.targets.append(Target(f"vector recall@10 against exact, {label}", found, 0.98, at_least=True))
 
 
-def _unneeded() -> Manifest:
+def _unneeded() -> NoReturn:
     raise AssertionError("the store is there")
 
 
@@ -395,17 +395,17 @@ def _imports(run: Run) -> None:
 def _lancedb(run: Run, asked: Questions) -> None:
     memories = asked.memories
     progress("raw LanceDB")
-    raw = baselines.LanceHybrid(str(run.folder / "raw"), memories.texts, memories.vectors, memories.users)
+    raw = baselines.LanceTable(str(run.folder / "raw"), memories.texts, memories.vectors, memories.users)
 
     def search(i: int, user: str | None) -> list[str]:
-        return [memories.texts[row] for row in raw.rank(asked.texts[i], asked.vectors[i], 10, user)]
+        return [memories.texts[row] for row in raw.hybrid(asked.texts[i], asked.vectors[i], 10, user)]
 
-    _compare(run, "lancedb hybrid (RRF)", asked, len(asked.texts), search)
+    _compare(run, "LanceDB hybrid (RRF)", asked, len(asked.texts), search)
 
 
 def _langgraph(run: Run, part: str, asked: Questions) -> None:
     kept = part == "inmemory"
-    name = f"langgraph {'InMemoryStore' if kept else 'SqliteStore'} (dense)"
+    name = f"LangGraph {'InMemoryStore' if kept else 'SqliteStore'} (dense)"
     if not baselines.installed(*(["langgraph.store.memory"] if kept else ["langgraph.store.sqlite", "sqlite_vec"])):
         run.leave_out(f"{name}: not installed")
         return

@@ -1,0 +1,28 @@
+"""The LangChain example runs alone, as a newcomer runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "langchain_agent.py"
+
+
+def test_the_example_remembers_for_ann_and_not_for_bob(tmp_path: Path) -> None:
+    pytest.importorskip("langchain", reason="needs the extra langchain")
+    pytest.importorskip("sentence_transformers", reason="the example uses the default embedder")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLE)], cwd=tmp_path, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    new, known, others = (line for line in done.stdout.splitlines() if "agent:" in line)
+    assert "That is new to me." in new
+    assert "I was told: - [" in known
+    assert "user: My train to Lyon leaves at 7:40 on Friday." in known
+    assert "That is new to me." in others
+    assert done.stderr == ""
+    assert len(EXAMPLE.read_text().splitlines()) <= 60
