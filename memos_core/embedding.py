@@ -12,6 +12,7 @@ import numpy as np
 from .embed import as_embedder
 from .errors import EmbedderFailed, EmbedderMismatch, MemOSError
 from .manifest import Manifest
+from .recall import ASKING
 from .tables import Vector
 from .types import SCHEMA
 
@@ -33,6 +34,7 @@ class Embedding:
         self._expected: Manifest | None = None
         self._path = ""
         self._proven = False
+        self._asking: Vector | None = None
         self._lock = threading.Lock()
 
     @property
@@ -75,6 +77,12 @@ class Embedding:
     def one(self, text: str) -> Vector:
         """The vector of one text."""
         return self.many([text])[0]
+
+    def asking(self) -> Vector:
+        """The vectors of `recall.ASKING`: what questions have in common whatever they ask. Embedded once."""
+        if self._asking is None:
+            self._asking = np.stack(self.many(ASKING))
+        return self._asking
 
     def _prove(self) -> None:
         if self._proven:

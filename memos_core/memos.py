@@ -284,7 +284,7 @@ class MemOS:
         scope = Scope(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
-        question = Question(query, self._embedding.one(query), now, reader.window(query, now))
+        question = Question(query, self._embedding.one(query), now, reader.window(query, now), self._embedding.asking())
         hits = self._working_set.search(scope, question, k, narrowed, now)
         self._upkeep.count(hits, now)
         return hits

@@ -13,9 +13,8 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .recall import _STOP as STOP
-from .recall import tokenize
 from .types import Draft, Link, MemCube, Reading
+from .words import STOP, tokenize
 
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system",
          "developer": "system", "tool": "tool"}  # fmt: skip

@@ -18,7 +18,7 @@ from typing import Any
 
 from . import filters, governance, lifecycle
 from .errors import Damaged
-from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
+from .recall import Corpus, Passage, Question, Statistics, rank
 from .tables import Row, Vector, thread
 from .types import Hit, MemCube, Namespace, Policy
 from .vault import Change, Vault
@@ -27,7 +27,7 @@ _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many m
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
-_AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best candidates, and of how many of these
+_AROUND, _ANCHORS = 2, 64  # turns fetched on each side of the best candidates, and of how many of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class WorkingSet:
             among = None
             if narrowed is not None:
                 among = set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
-            hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in _rank(question, entry.corpus, k, among)]
+            hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in rank(question, entry.corpus, k, among=among)]
         self._shrink(scope)
         return hits
 
@@ -216,16 +216,8 @@ class WorkingSet:
             if among is not None:  # a neighbour informs, but is an answer only if it is asked for
                 among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
         corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
-        ranked = _rank(question, corpus, k, among, statistics)
+        ranked = rank(question, corpus, k, statistics=statistics, among=among)
         return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
-
-
-def _rank(
-    question: Question, corpus: Corpus, k: int, among: set[str] | None, statistics: Statistics | None = None
-) -> list[Ranked]:
-    if among is None:
-        return rank(question, corpus, k, statistics=statistics)
-    return [r for r in rank(question, corpus, max(1, len(corpus)), statistics=statistics) if r.id in among][:k]
 
 
 def passage(cube: MemCube, vector: Vector) -> Passage:

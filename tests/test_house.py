@@ -19,7 +19,9 @@ PACKAGES = [p for p in (CORE, ROOT / "langchain_memos", ROOT / "llamaindex_memos
 FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 
 RECORDS = {"types", "errors"}
-PURE = {"lifecycle", "governance", "recall", "filters", "codec", "validate", "placement", "brief"}
+PURE = {
+    "lifecycle", "governance", "recall", "corpus", "words", "filters", "codec", "validate", "placement", "brief", "manifest",
+}  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {

@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip("langchain", reason="needs the extra langchain")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import AgentMiddleware
+from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
 from langchain.tools import ToolRuntime
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
@@ -328,6 +328,16 @@ def test_a_summary_in_the_place_of_messages_is_not_taken_for_something_said(memo
     summary = HumanMessage("Here is a summary", additional_kwargs={"lc_source": "summarization"})
     agent(model(), memory).invoke({"messages": [summary, HumanMessage("And now?")]})
     assert texts(memory) == ["And now?", "All right."]
+
+
+def test_a_thread_that_is_summarised_on_the_way_is_written_in_the_words_that_were_said(memory: MemOS, ask: Any) -> None:
+    shorten = SummarizationMiddleware(model("A summary."), trigger=("messages", 4), keep=("messages", 2))
+    llm = model("one", "two", "three", "four")
+    chat = agent(llm, memory, middleware=[shorten], checkpointer=InMemorySaver())
+    for content in ("first", "second", "third", "fourth"):
+        ask(chat, content, thread("1"))
+    assert any("summary" in str(m.content) for m in llm.prompts[-1])
+    assert [t.strip() for t in texts(memory)] == ["first", "one", "second", "two", "third", "three", "fourth", "four"]
 
 
 def test_text_that_is_no_unicode_is_mended(memory: MemOS) -> None:
