@@ -122,8 +122,9 @@ def _matter(question: Question) -> Vector:
     asked = unit(question.vector)
     if question.asking is None or not len(question.asking):
         return asked
-    near = np.exp(WEIGHTS.sharpness * (question.asking @ asked))
-    return unit(asked - WEIGHTS.manner * (near / near.sum()) @ question.asking)
+    asking = question.asking / np.maximum(np.linalg.norm(question.asking, axis=1, keepdims=True), 1e-9)
+    near = np.exp(WEIGHTS.sharpness * (asking @ asked))
+    return unit(asked - WEIGHTS.manner * (near / near.sum()) @ asking)
 
 
 def _wording(terms: Iterable[str], corpus: Corpus, view: View, store: Statistics, trust: float) -> Vector:

@@ -59,9 +59,9 @@ def reembed(
 def _fill_and_switch(vault: Vault, embedding: Embedding, target: Manifest, progress: Callable[[int, int], None]) -> int:
     name = "cubes_" + sha256(repr((target.embedder, target.dimension, target.probe)).encode()).hexdigest()[:12]
     if vault.manifest.filling not in (None, name):
-        vault.drop(str(vault.manifest.filling))  # begun for an embedder that is no longer wanted
-    vault.write_manifest(replace(vault.manifest, filling=name))
-    vault.make_cubes(name, target.dimension)
+        vault.db.drop(str(vault.manifest.filling))  # begun for an embedder that is no longer wanted
+    vault.db.write_manifest(replace(vault.manifest, filling=name))
+    vault.db.make_cubes(name, target.dimension)
     while len(todo := _outdated(vault, name)[0]) > _LAST:
         total = len(vault.versions(vault.manifest.cubes))
         done = total - len(todo)

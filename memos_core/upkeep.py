@@ -99,13 +99,13 @@ class Upkeep:
 
     def after_write(self) -> None:
         """Compact in the background, if this process has written enough for it to be worth it."""
-        if self._vault.commits >= self._policy.compact_every:
-            self._later(self._vault.compact)
+        if self._vault.db.commits >= self._policy.compact_every:
+            self._later(self._vault.db.compact)
 
     def sweep(self) -> int:
         """Remove what killed processes left behind that nobody can read: tables, and versions of memories that are gone."""
         with self._vault.writing():
-            self._vault.drop_strays()
+            self._vault.db.drop_strays()
             return self._vault.remove_strays()
 
     def close(self) -> None:

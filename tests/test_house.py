@@ -25,8 +25,8 @@ PURE = {
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault"}, "pyarrow": {"vault", "tables"}, "torch": {"embed"}, "sentence_transformers": {"embed"},
-    "filelock": {"vault", "reembed", "disk"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed"}, "sentence_transformers": {"embed"},
+    "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
     "transformers": {"model", "activation", "embed"}, "peft": {"parametric"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}

@@ -16,7 +16,6 @@ import numpy as np
 from . import Vectors
 
 WIDTH, LATENT, CLUSTERS = 384, 64, 400
-TURNS = 20  # of a session
 _VOCABULARY, _WORDS = 30_000, 25
 _SPEAKERS = ("Ada", "Bo")
 _START = datetime(2024, 1, 1, 9, tzinfo=UTC)
@@ -30,6 +29,7 @@ class Memories:
     vectors: Vectors
     users: list[str]
     sessions: list[str]
+    turns: int  # of a session
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -42,7 +42,7 @@ class Memories:
             found.setdefault(user, []).append(row)
         return found
 
-    def turns(self) -> Iterator[range]:
+    def conversations(self) -> Iterator[range]:
         """The rows of each session, in order."""
         start = 0
         for row in range(1, len(self) + 1):
@@ -52,12 +52,12 @@ class Memories:
 
     def message(self, row: int) -> dict[str, object]:
         """A turn as a caller hands it in."""
-        turn = row % TURNS
+        turn = row % self.turns
         return {
             "role": "user" if turn % 2 == 0 else "assistant",
             "name": _SPEAKERS[turn % 2],
             "content": self.texts[row],
-            "timestamp": _START + timedelta(hours=row // TURNS, minutes=turn),
+            "timestamp": _START + timedelta(hours=row // self.turns, minutes=turn),
         }
 
 
@@ -99,15 +99,15 @@ class World:
         self._out = self._rng.normal(size=(LATENT, WIDTH)) / np.sqrt(WIDTH)
         self._made = 0
 
-    def memories(self, count: int, users: Sequence[str]) -> Memories:
-        """`count` memories, the same number for each user, in sessions of twenty turns."""
+    def memories(self, count: int, users: Sequence[str], turns: int) -> Memories:
+        """`count` memories, the same number for each user, in sessions of so many turns."""
         each = count // len(users)
         owners = [u for u in users for _ in range(each)]
-        sessions = [f"session {row % each // TURNS}" for row in range(len(owners))]
-        topics = self._rng.integers(CLUSTERS, size=(len(owners) // TURNS + 1, 3))
+        sessions = [f"session {row % each // turns}" for row in range(len(owners))]
+        topics = self._rng.integers(CLUSTERS, size=(len(owners) // turns + 1, 3))
         picked = self._rng.integers(3, size=len(owners))
-        clusters = topics[np.arange(len(owners)) // TURNS, picked]
-        return Memories(self._texts(len(owners)), self._near(self._centres[clusters]), owners, sessions)
+        clusters = topics[np.arange(len(owners)) // turns, picked]
+        return Memories(self._texts(len(owners)), self._near(self._centres[clusters]), owners, sessions, turns)
 
     def draw(self, below: int, count: int) -> list[int]:
         """`count` whole numbers below one."""
