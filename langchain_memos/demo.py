@@ -35,6 +35,7 @@ OWN_QUESTIONS = (
 USER = "demo"
 MAX_TOKENS = 300  # of the brief: enough for a handful of memories, and for reading the prompt on a screen
 SHOWN = 4
+LIVED_TURN_BY_TURN = 100  # runs of the agent; a longer transcript is lived session by session, to stay within a minute
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false",
@@ -165,8 +166,9 @@ def live(transcript: Transcript, memory: MemOS) -> None:
     began = time.perf_counter()
     remembering = MemOSMemory(memory, user_id=USER, on_error="raise", max_tokens=MAX_TOKENS)
     sessions = transcript.sessions()
+    at_once = sum(1 for turns in sessions.values() for _ in _runs(turns)) > LIVED_TURN_BY_TURN
     for number, (session, turns) in enumerate(sessions.items(), 1):
-        runs = list(_runs(turns))
+        runs = list(_runs(turns, at_once))
         replies = iter([_message(reply) if reply else AIMessage("") for _, reply in runs])
         agent = create_agent(
             GenericFakeChatModel(messages=replies), middleware=[remembering], checkpointer=InMemorySaver()
@@ -242,14 +244,19 @@ def _opened(store: str) -> Iterator[MemOS]:
 # --- what is lived, and what is asked ------------------------------------------------------------------------------------
 
 
-def _runs(turns: Sequence[Said]) -> Iterator[tuple[list[Said], Said | None]]:
-    """A session as runs of an agent: what it is told, and what it answers (None: it listens, and keeps silent)."""
+def _runs(turns: Sequence[Said], at_once: bool = False) -> Iterator[tuple[list[Said], Said | None]]:
+    """A session as runs of an agent: what it is told, and what it answers (None: it listens, and keeps silent).
+
+    at_once: in one run, all but the last answer being told as history.
+    """
     told: list[Said] = []
-    for turn in turns:
-        if turn.role == "assistant" and any(t.role == "user" for t in told):
+    spoken = [turn for turn in turns if turn.role in ("user", "assistant")]  # the rest is not remembered
+    for turn in spoken:
+        asked = any(t.role == "user" for t in told)
+        if turn.role == "assistant" and asked and (turn is spoken[-1] or not at_once):
             yield told, turn
             told = []
-        elif turn.role in ("user", "assistant"):  # the rest is not remembered
+        else:
             told.append(turn)
     if told:
         yield told, None

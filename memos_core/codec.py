@@ -41,6 +41,7 @@ _PAYLOADS: Mapping[str, Callable[..., Payload]] = {
     "kv": KVCache, "steering": Steering, "adapter": Adapter,
 }  # fmt: skip
 _LARGEST = 2**63
+_DEEPEST = 64
 
 
 def encode(cube: MemCube) -> str:
@@ -87,10 +88,12 @@ def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
         return {}
     if not isinstance(attributes, Mapping):
         raise InvalidArgument(f"attributes: a mapping is needed, not {type(attributes).__name__}")
-    return {_name(k): _checked(v, k) for k, v in attributes.items()}
+    return {_name(k): _checked(v, k, 1) for k, v in attributes.items()}
 
 
-def _checked(value: Any, where: str) -> Any:
+def _checked(value: Any, where: str, depth: int) -> Any:
+    if depth > _DEEPEST:
+        raise InvalidArgument(f"attributes: {where!r} is nested deeper than {_DEEPEST} levels, or in itself")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -100,9 +103,9 @@ def _checked(value: Any, where: str) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_name(k): _checked(v, k) for k, v in value.items()}
+        return {_name(k): _checked(v, k, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_checked(v, where) for v in value]
+        return [_checked(v, where, depth + 1) for v in value]
     raise InvalidArgument(f"attributes: {where!r} holds {value!r}, which is not plain JSON (64-bit, finite)")
 
 

@@ -38,6 +38,7 @@ from .manifest import Manifest, signed, verified
 from .tables import EVENTS, META, PAST, cubes_schema
 from .types import Policy
 
+_ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction is tried against writers
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
@@ -53,7 +54,7 @@ class Database:
         if "://" in self.path:
             raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
         self.policy = policy
-        self.commits = 0  # of this process, since the last compaction
+        self._commits = self._rows = 0  # of this process, since the last compaction
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
         self._held = 0
@@ -97,7 +98,7 @@ class Database:
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
-        trees = {c: BTree() for c in ("id", "seq", "namespace", "thread", "updated_at")}
+        trees = {c: BTree() for c in ("id", "seq", "namespace", "thread", "place", "updated_at")}
         _index(table, {**trees, **{c: LabelList() for c in ("readers", "tags", "parents")}, "text": _WORDS})
 
     def drop(self, name: str) -> None:
@@ -151,9 +152,10 @@ class Database:
                 if self._held == 0:
                     self._lock.release()
 
-    def committed(self, table: str) -> None:
+    def committed(self, table: str, rows: int = 1) -> None:
         """Acknowledge a commit to a table: on the device, if the policy says so."""
-        self.commits += 1
+        self._commits += 1
+        self._rows += rows
         if self.policy.fsync:
             flush_new_files(Path(self.path) / f"{table}.lance", self._synced)
 
@@ -179,12 +181,18 @@ class Database:
 
     # --- compaction ----------------------------------------------------------------------------------------------------
 
-    def compact(self) -> bool:
-        """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it."""
-        lock = FileLock(Path(self.path) / ".compact.lock", timeout=0)
+    @property
+    def is_ragged(self) -> bool:
+        """Whether this process has written enough for a compaction to pay."""
+        return self._commits >= self.policy.compact_every or self._rows >= _ROWS
+
+    def compact(self, wait: float = 0) -> bool:
+        """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it, and still
+        is after `wait` seconds."""
+        lock = FileLock(Path(self.path) / ".compact.lock", timeout=wait)
         try:
             with lock:
-                self.commits = 0
+                self._commits = self._rows = 0
                 for name in (self.manifest.cubes, "history", "events", "meta"):
                     with self.guarded(name):
                         self._optimize(name)
@@ -208,8 +216,7 @@ class Database:
         to the partitions that the first ones made."""
         rows = self.cubes.count_rows()
         if rows >= self.policy.index_from and rows >= 2 * self.manifest.trained:
-            partitions = max(1, int(rows**0.5) // 2)
-            config = IvfSq(distance_type="cosine", num_partitions=partitions)
+            config = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
             with self.guarded(self.manifest.cubes):
                 self.cubes.create_index("vector", config=config, name="vector_idx", replace=True)
             self.write_manifest(replace(self.manifest, trained=rows))

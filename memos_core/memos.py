@@ -380,7 +380,7 @@ class MemOS:
         used = self._upkeep.flush()
         expired = self._writer.expire(moment)
         self._upkeep.sweep()
-        return TickReport(moment, used, expired, self._vault.db.compact())
+        return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))
 
     def close(self) -> None:
         """Write down buffered usage and let go of the store. Twice is once."""

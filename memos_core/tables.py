@@ -31,7 +31,8 @@ _PAST_FIELDS = [
 _CUBE = [
     *_PAST_FIELDS, pa.field("seq", pa.int64()), pa.field("owner", pa.string()), pa.field("kind", pa.string()),
     pa.field("state", pa.string()), pa.field("namespace", pa.string()), pa.field("key", pa.string()),
-    pa.field("session", pa.string()), pa.field("thread", pa.string()), pa.field("position", pa.int64()), pa.field("message_id", pa.string()),
+    pa.field("session", pa.string()), pa.field("thread", pa.string()), pa.field("position", pa.int64()),
+    pa.field("place", pa.string()), pa.field("message_id", pa.string()),
     pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
     pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
     pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
@@ -73,7 +74,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
         "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
         "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
-        "key": cube.key, "session": origin.session, "thread": thread(cube), "position": origin.position, "message_id": origin.message_id,
+        "key": cube.key, "session": origin.session, "thread": thread(cube), "place": place(cube), "position": origin.position, "message_id": origin.message_id,
         "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
@@ -87,6 +88,12 @@ def thread(cube: MemCube) -> str | None:
     if cube.origin.session is None:
         return None
     return filters.encode_namespace((cube.access.owner, *cube.namespace, cube.origin.session))
+
+
+def place(cube: MemCube, distance: int = 0) -> str | None:
+    """The place of a turn so many turns away in the same conversation."""
+    talk, position = thread(cube), cube.origin.position
+    return None if talk is None or position is None else f"{talk}{position + distance}"
 
 
 def past(cubes: Sequence[MemCube]) -> pa.Table:

@@ -99,7 +99,7 @@ class Upkeep:
 
     def after_write(self) -> None:
         """Compact in the background, if this process has written enough for it to be worth it."""
-        if self._vault.db.commits >= self._policy.compact_every:
+        if self._vault.db.is_ragged:
             self._later(self._vault.db.compact)
 
     def sweep(self) -> int:

@@ -163,7 +163,7 @@ class Vault:
             seq = before[1] + 1
             with self.db.guarded("cubes"):
                 self.db.cubes.add(encoded(cubes, vectors, seq, self.manifest.dimension))
-            self.db.committed(self.manifest.cubes)
+            self.db.committed(self.manifest.cubes, len(cubes))
             self._changed(before, [Row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)])
 
     def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:

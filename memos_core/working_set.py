@@ -14,12 +14,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from . import filters, governance, lifecycle
 from .errors import Damaged
 from .recall import Corpus, Passage, Question, Statistics, rank
-from .tables import Row, Vector, thread
+from .tables import Row, Vector, place, thread
 from .types import Hit, MemCube, Namespace, Policy
 from .vault import Change, Vault
 
@@ -27,7 +26,7 @@ _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many m
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
 _RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
-_AROUND, _ANCHORS = 2, 64  # turns fetched on each side of the best candidates, and of how many of these
+_AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best of each arm, and of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,26 +194,30 @@ class WorkingSet:
         )
         return Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None).statistics()
 
+    def _with_neighbours(self, found: list[Row], whole: str) -> tuple[list[Row], list[Row]]:
+        """What an arm brought, and the turns around the best of it."""
+        around = _neighbours(row.cube for row in found[:_ANCHORS])
+        return found, self._vault.rows(filters.all_of(whole, around), vectors=True) if around else []
+
     def _from_candidates(
         self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime, statistics: Statistics
     ) -> list[Hit]:
         whole = filters.all_of(scope.where, filters.unexpired(now))
         where = filters.all_of(whole, narrowed)
         wanted = max(self._policy.candidates, min(k, _MOST))
-        near = self._second.submit(self._vault.near, question.vector, where, wanted)
         words = _search_words(question.text)
-        worded = self._vault.worded(words, where, wanted) if words else []
-        found = list(_alternately(near.result(), worded))
-        rows = {r.cube.id: r for r in found}
-        if not rows:
-            return []
-        among = None if narrowed is None else set(rows)
-        anchors = list(dict.fromkeys(r.cube.id for r in found))[:_ANCHORS]
-        if around := _neighbours([rows[id].cube for id in anchors]):
-            beside = self._vault.rows(filters.all_of(whole, around), vectors=True)
-            rows = {r.cube.id: r for r in beside} | rows
-            if among is not None:  # a neighbour informs, but is an answer only if it is asked for
-                among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
+
+        def nearest() -> tuple[list[Row], list[Row]]:
+            return self._with_neighbours(self._vault.near(question.vector, where, wanted), whole)
+
+        near = self._second.submit(nearest)
+        worded = self._with_neighbours(self._vault.worded(words, where, wanted) if words else [], whole)
+        found = [*worded[0], *near.result()[0]]
+        rows = {r.cube.id: r for r in (*worded[1], *near.result()[1], *found)}
+        among: set[str] | None = None
+        if narrowed is not None and rows:  # a neighbour informs, but is an answer only if it is asked for
+            among = {r.cube.id for r in found}
+            among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
         corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
         ranked = rank(question, corpus, k, statistics=statistics, among=among)
         return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
@@ -242,25 +245,9 @@ def _drop(entry: _Resident, ids: list[str]) -> None:
 
 
 def _neighbours(cubes: Iterable[MemCube]) -> str | None:
-    """The turns around some, as a condition: sessions first, which an index serves, then the places in each."""
-    places: dict[str, set[int]] = {}
-    for cube in cubes:
-        talk, at = thread(cube), cube.origin.position
-        if talk is not None and at is not None:
-            places.setdefault(talk, set()).update(range(at - _AROUND, at + _AROUND + 1))
-    if not places:
-        return None
-    spans = (
-        f"thread = {filters.literal(talk)} AND position IN ({', '.join(map(str, sorted(at)))})"
-        for talk, at in places.items()
-    )
-    return filters.all_of(filters.one_of("thread", places), " OR ".join(f"({span})" for span in spans))
-
-
-def _alternately(one: list[Any], other: list[Any]) -> Iterable[Any]:
-    for i in range(max(len(one), len(other))):
-        yield from one[i : i + 1]
-        yield from other[i : i + 1]
+    """The turns around some, as a condition."""
+    places = {place(cube, away) for cube in cubes for away in range(-_AROUND, _AROUND + 1)} - {None}
+    return filters.one_of("place", sorted(p for p in places if p is not None)) if places else None
 
 
 def _search_words(text: str) -> str:

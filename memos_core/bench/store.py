@@ -94,6 +94,8 @@ def _show(run: Run) -> None:
             f"\nafter {growth['adds']:,} one-row adds {growth['files']:,} files, {growth['bytes'] / 2**20:.1f} MiB;"
             f" after a tick {growth['files_after_tick']:,} files, {growth['bytes_after_tick'] / 2**20:.1f} MiB"
         )
+    for statement, cost in found.get("imports", {}).items():
+        print(f"{statement}: {cost['seconds']:.3f} s, {'with' if cost['torch'] else 'without'} torch")
     for load in found.get("load", []):
         print(f"loaded {load['memories']:,} in sessions: {load['per_second']:,}/s, tick {load['tick_seconds']} s")
     print("\n" + table(("target", "measured", "wanted", "met"), [

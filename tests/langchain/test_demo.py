@@ -171,6 +171,17 @@ def test_a_transcript_may_begin_and_end_with_either_side(memory: MemOS, tmp_path
     assert [t for _, t in found] == ["assistant 1", "user 2", "user 3", "assistant 4", "assistant 6", "user 7"]
 
 
+def test_a_long_transcript_is_lived_session_by_session(
+    memory: MemOS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = 2 * (demo.LIVED_TURN_BY_TURN + 1)
+    said = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(count)]
+    demo.live(read(written(tmp_path, lines(*said))), memory)
+    assert f"{count} turns in 1 run of the agent" in capsys.readouterr().out
+    found = [h.cube for h in memory.search("turn", actor=demo.USER, k=1000)]
+    assert [c.text for c in sorted(found, key=lambda c: c.origin.position or 0)] == [s["content"] for s in said]
+
+
 def test_an_answer_shows_what_was_recalled_the_prompt_and_who_answers(
     memory: MemOS, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
