@@ -55,6 +55,7 @@ from .writing import Writer
 
 log = logging.getLogger("memos_core")
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
+_ASKED = 2_000  # characters of a question that are read for its words; all of it is embedded
 _STATEMENT_ERRORS = (InvalidArgument, IllegalTransition, NotFound, AccessDenied)
 
 
@@ -284,7 +285,9 @@ class MemOS:
         scope = Scope(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
-        question = Question(query, self._embedding.one(query), now, reader.window(query, now), self._embedding.asking())
+        question = Question(
+            query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
+        )
         hits = self._working_set.search(scope, question, k, narrowed, now)
         self._upkeep.count(hits, now)
         return hits

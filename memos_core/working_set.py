@@ -21,6 +21,7 @@ from .recall import Corpus, Passage, Question, Statistics, rank
 from .tables import Row, Vector, place, thread
 from .types import Hit, MemCube, Namespace, Policy
 from .vault import Change, Vault
+from .words import STOP, readings
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
 _LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -75,7 +76,7 @@ class WorkingSet:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
         self._sizes: dict[Scope, _Size] = {}
-        self._second = ThreadPoolExecutor(1, "memos-arm")
+        self._second = ThreadPoolExecutor(4, "memos-arm")
         vault.listener = self._follow
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
@@ -251,5 +252,7 @@ def _neighbours(cubes: Iterable[MemCube]) -> str | None:
 
 
 def _search_words(text: str) -> str:
-    """Each word once, of the first thousand characters: a word repeated multiplies its weight and the query's time."""
-    return " ".join(dict.fromkeys(text[:1000].split()))
+    """The words that can tell memories apart, each once: a word repeated multiplies its weight and the query's time, and
+    those that stand everywhere cost the most and say the least."""
+    words = dict.fromkeys(word for token, word in readings(text) if token not in STOP)
+    return " ".join(words or dict.fromkeys(text.split()))
