@@ -141,7 +141,7 @@ def _run(args: argparse.Namespace, process: str, store: str) -> None:
         try:
             status = child.wait()
         except KeyboardInterrupt:
-            child.terminate()
+            child.kill()  # at once: whoever interrupts does not wait, and no store is harmed by it
             child.wait()
             raise
         noise.seek(0)

@@ -71,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _demo(words: Sequence[str]) -> int:
     # a process of its own: the adapter stands above the engine, which does not import it
-    return subprocess.run([sys.executable, "-m", "langchain_memos.demo", *words], check=False).returncode
+    child = subprocess.Popen([sys.executable, "-m", "langchain_memos.demo", *words])
+    try:
+        return child.wait()
+    except KeyboardInterrupt:  # the child got it too, and tidies up
+        return child.wait() or 130
 
 
 def _open(args: argparse.Namespace) -> Any:

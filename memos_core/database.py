@@ -38,6 +38,7 @@ from .manifest import Manifest, signed, verified
 from .tables import EVENTS, META, PAST, cubes_schema
 from .types import Policy
 
+_CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction is tried against writers
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
@@ -65,7 +66,11 @@ class Database:
         self._lock = FileLock(Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002)
         with self.guarded("open"):
             # interval 0: every read sees what any process committed; a stale handle silently updates nothing
-            self._db = lancedb.connect(self.path, read_consistency_interval=timedelta(0))
+            self._db = lancedb.connect(
+                self.path,
+                read_consistency_interval=timedelta(0),
+                session=lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4),
+            )
             with self.writing():
                 if "meta" not in self._names():
                     self._create(describe())
@@ -98,8 +103,8 @@ class Database:
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
-        trees = {c: BTree() for c in ("id", "seq", "namespace", "thread", "place", "updated_at")}
-        _index(table, {**trees, **{c: LabelList() for c in ("readers", "tags", "parents")}, "text": _WORDS})
+        trees = {c: BTree() for c in ("id", "seq", "namespace", "place")}
+        _index(table, {**trees, "readers": LabelList(), "text": _WORDS})
 
     def drop(self, name: str) -> None:
         """Remove a table that the manifest no longer names."""

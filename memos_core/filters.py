@@ -54,11 +54,8 @@ def readable_by(actor: str) -> str:
 
 
 def under(namespace: Namespace) -> str | None:
-    """At or below a namespace; None for the root. A half-open range of the path, so that an index can serve it."""
-    if not namespace:
-        return None
-    path = encode_namespace(namespace)
-    return f"namespace >= {literal(path)} AND namespace < {literal(path[:-1] + '0')}"  # '0' follows '/'
+    """At or below a namespace; None for the root."""
+    return starting("namespace", encode_namespace(namespace)) if namespace else None
 
 
 @lru_cache(maxsize=4096)
@@ -75,6 +72,11 @@ def decode_namespace(path: str) -> Namespace:
 def in_states(states: Iterable[State]) -> str:
     """In one of the states."""
     return one_of("state", (s.value for s in states))
+
+
+def starting(column: str, path: str) -> str:
+    """A column of paths, each ending in "/" or going on after it, starts with one. A half-open range: an index serves it."""
+    return f"{column} >= {literal(path)} AND {column} < {literal(path[:-1] + '0')}"  # '0' follows '/'
 
 
 def of_kinds(kinds: Iterable[Kind | str] | None) -> str | None:

@@ -40,13 +40,13 @@ from .validate import (
     checked_access,  # fmt: skip
     checked_actor,
     checked_actors,
+    checked_end,
     checked_id,
     checked_ids,
     checked_namespace,
     checked_number,
     checked_policy,
     checked_tags,
-    checked_ttl,
     checked_word,
 )
 from .vault import Vault
@@ -154,13 +154,12 @@ class MemOS:
         who, where = self._who(actor), checked_namespace(namespace)
         turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
-        span = checked_ttl(ttl)
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
             origin=Origin(SourceKind.NOTE, stored_at=now, session=checked_word(session, "session"), source=checked_word(source, "source")),
             access=checked_access(access, who), created_at=now, updated_at=now, key=checked_word(key, "key"),
             semantic_type=checked_word(semantic_type, "semantic_type"), tags=checked_tags(tags),
-            attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=None if span is None else now + span),
+            attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=checked_end(ttl, now)),
         )  # fmt: skip
         if draft.key is not None:
             if len(turns) != 1:

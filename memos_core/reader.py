@@ -237,7 +237,7 @@ _TIMES = re.compile(
     rf"\b(?:yesterday|today|last night|(?:\d+|two|three|four|five|six) (?:days?|weeks?|months?|years?) ago"
     rf"|(?:last|this|past) (?:week|month|year|monday|tuesday|wednesday|thursday|friday|saturday|sunday)"
     rf"|\d{{4}}-\d{{2}}-\d{{2}}|{_DAY}(?: of)? {_MONTH},?(?: \d{{4}})?|{_MONTH} {_DAY}\b,?(?: \d{{4}})?|{_MONTH},? \d{{4}}"
-    rf"|(?:in|during|since|last) (?:(?:early|mid|late) )?{_MONTH}(?= |$|[?.,!])|(?:in|during|of) (?:19|20)\d\d)\b",
+    rf"|(?:in|during|since|last) (?:(?:early|mid|late) )?{_MONTH}(?:,? \d{{4}})?(?= |$|[?.,!])|(?:in|during|of) (?:19|20)\d\d)\b",
     re.IGNORECASE,
 )
 

@@ -31,7 +31,7 @@ _PAST_FIELDS = [
 _CUBE = [
     *_PAST_FIELDS, pa.field("seq", pa.int64()), pa.field("owner", pa.string()), pa.field("kind", pa.string()),
     pa.field("state", pa.string()), pa.field("namespace", pa.string()), pa.field("key", pa.string()),
-    pa.field("session", pa.string()), pa.field("thread", pa.string()), pa.field("position", pa.int64()),
+    pa.field("session", pa.string()), pa.field("position", pa.int64()),
     pa.field("place", pa.string()), pa.field("message_id", pa.string()),
     pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
     pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
@@ -42,7 +42,7 @@ EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-    pa.field("seq", pa.int64()),
+    pa.field("seq", pa.int64()), pa.field("number", pa.int64()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
@@ -74,7 +74,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
         "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
         "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
-        "key": cube.key, "session": origin.session, "thread": thread(cube), "place": place(cube), "position": origin.position, "message_id": origin.message_id,
+        "key": cube.key, "session": origin.session, "place": place(cube), "position": origin.position, "message_id": origin.message_id,
         "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
@@ -84,7 +84,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
 
 
 def thread(cube: MemCube) -> str | None:
-    """A session's name among all owners and namespaces, each of which may use the same label."""
+    """A session's name among all owners and namespaces, each of which may use the same label; ends in "/"."""
     if cube.origin.session is None:
         return None
     return filters.encode_namespace((cube.access.owner, *cube.namespace, cube.origin.session))

@@ -319,7 +319,7 @@ class Policy:
     resident_memories: int = 20_000
     resident_total: int = 100_000
     index_from: int = 20_000
-    compact_every: int = 64
+    compact_every: int = 128
     keep_versions: timedelta = timedelta(seconds=15)
     candidates: int = 100
     flush_usage: int = 512

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from .codec import checked_text
@@ -79,8 +79,10 @@ def checked_policy(policy: Any) -> Policy:
             raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
     if not isinstance(policy.lock_seconds, int | float) or not policy.lock_seconds >= 0:
         raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
-    if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(0):
-        raise InvalidArgument(f"Policy.keep_versions: a timedelta is needed, not {policy.keep_versions!r}")
+    if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(seconds=1):
+        raise InvalidArgument(
+            f"Policy.keep_versions: a timedelta from one second is needed, not {policy.keep_versions!r}"
+        )
     return policy
 
 
@@ -118,8 +120,8 @@ def checked_ids(ids: Any) -> list[str]:
     return found
 
 
-def checked_ttl(ttl: Any) -> timedelta | None:
-    """A positive span, given as a timedelta or in seconds."""
+def checked_end(ttl: Any, now: datetime) -> datetime | None:
+    """When a time to live that begins now is over: a positive span, given as a timedelta or in seconds."""
     if ttl is None:
         return None
     if isinstance(ttl, bool) or not isinstance(ttl, timedelta | int | float):
@@ -130,4 +132,7 @@ def checked_ttl(ttl: Any) -> timedelta | None:
         raise InvalidArgument(f"ttl: {ttl!r} seconds are no span of time") from None
     if span <= timedelta(0):
         raise InvalidArgument(f"ttl: {ttl!r} is over before it begins")
-    return span
+    try:
+        return now + span
+    except OverflowError:
+        raise InvalidArgument(f"ttl: {ttl!r} ends after the year 9999; leave it out for ever") from None

@@ -141,8 +141,8 @@ class Vault:
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
-        order = [ColumnOrdering(column_name="at", ascending=False)]
-        names = [n for n in EVENTS.names if n not in ("readers", "seq")]
+        order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
+        names = [n for n in EVENTS.names if n not in ("readers", "seq", "number")]
         query = self.db.table("events").search().where(where).select(names).order_by(order).limit(limit)
         with self.db.guarded("events"):
             found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}
@@ -203,8 +203,10 @@ class Vault:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         if events:
             marks: Sequence[int | None] = seqs or [None] * len(events)
+            number = self.db.table("events").version + 1  # orders what happened at one time
             rows = [
-                {**asdict(e), "readers": sorted(r), "seq": n} for e, r, n in zip(events, readers, marks, strict=True)
+                {**asdict(e), "readers": sorted(r), "seq": n, "number": number}
+                for e, r, n in zip(events, readers, marks, strict=True)
             ]
             with self.db.guarded("events"):
                 self.db.table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))

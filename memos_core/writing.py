@@ -227,7 +227,7 @@ class Writer:
         first: list[MemCube] = []
         last: list[MemCube] = []
         if session is not None:
-            here = f"thread = {filters.literal(thread(draft) or '')} AND position IS NOT NULL"
+            here = filters.starting("place", thread(draft) or "")
             last = [r.cube for r in self._vault.rows(here, limit=len(turns), last_by="position")][::-1]
             first = last
             if len(last) == len(turns) > 1 and None in ids:  # there may be more before these

@@ -460,6 +460,21 @@ def test_async_users_at_the_same_time_see_nothing_of_each_other(memory: MemOS) -
     assert sorted(seen) == sorted([[u] for u in users] * 2)
 
 
+def test_the_engine_never_works_on_the_event_loops_thread(open_store: Any) -> None:
+    threads: set[threading.Thread] = set()
+
+    class Watched(WordsEmbedder):
+        def __call__(self, texts: Sequence[str], /) -> Any:
+            threads.add(threading.current_thread())
+            return super().__call__(texts)
+
+    chat = agent(model(), open_store(embed=Watched()), checkpointer=InMemorySaver())
+    threads.clear()
+    asyncio.run(chat.ainvoke({"messages": "hello"}, thread("1")))
+    assert threads
+    assert threading.current_thread() not in threads  # asyncio.run loops on this one
+
+
 # --- when the memory fails ---------------------------------------------------------------------------------------------
 
 
