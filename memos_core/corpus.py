@@ -46,6 +46,7 @@ class Weights:
     lively: float = 0.16  # by how much turns side by side are nearer than turns three apart where people converse
     believed: float = 10.0  # pairs of turns for which a session is taken for a conversation before they are looked at
     even: float = 12.5  # log-odds, as summed here, at which a memory is as likely right as wrong
+    among: float = 600.0  # memories in a store for which that holds
     slope: float = 0.45  # of the true log-odds against those summed
 
 

@@ -63,6 +63,8 @@ class Embedding:
         """Whether a store's vectors come from this embedder."""
         if manifest.embedder is not None and self._fingerprint is not None:
             return manifest.embedder == self._fingerprint
+        if not manifest.probe:
+            return False  # the store knows its embedder by a fingerprint, and this one carries none
         probe = self._call([_PROBE])[0]
         known = np.asarray(manifest.probe, np.float32)
         return len(probe) == len(known) and float(_unit(known) @ _unit(probe)) >= _SAME
@@ -90,7 +92,11 @@ class Embedding:
         with self._lock:
             assert self._expected is not None
             if not self.made(self._expected):
-                raise self._mismatch("it embeds a known sentence differently")
+                raise self._mismatch(
+                    "it embeds a known sentence differently"
+                    if self._expected.probe
+                    else f"it carries no fingerprint, and the store's is {self._expected.embedder}"
+                )
             self._proven = True
 
     def _mismatch(self, why: str) -> EmbedderMismatch:

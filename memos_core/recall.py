@@ -93,7 +93,11 @@ def rank(
     found = [(-float(score[row]), at(corpus, row).id, row) for row in np.flatnonzero(score >= floor).tolist()]
     evidence = {"cosine": cosine, "around": around, "answer": answer, "spoken": spoken, "inside": inside}
     return [
-        Ranked(id, _chance(-negative), _why(corpus, row, terms, {name: float(x[row]) for name, x in evidence.items()}))
+        Ranked(
+            id,
+            _chance(-negative, store.count),
+            _why(corpus, row, terms, {name: float(x[row]) for name, x in evidence.items()}),
+        )
         for negative, id, row in sorted(found)[:k]
     ]
 
@@ -202,5 +206,8 @@ def _why(corpus: Corpus, row: int, terms: Mapping[str, str], evidence: Mapping[s
     return tuple(reason for holds, reason in reasons if holds)
 
 
-def _chance(odds: float) -> float:
-    return 1 / (1 + math.exp(-min(max(WEIGHTS.slope * (odds - WEIGHTS.even), -700.0), 700.0)))
+def _chance(odds: float, count: int) -> float:
+    """The chance that a memory is what was asked for. The fewer there are, the likelier each is beforehand (Bayes); in stores
+    larger than those that the numbers come from, rarer words make up for it."""
+    before = max(0.0, math.log(WEIGHTS.among) - math.log(max(count, 1)))
+    return 1 / (1 + math.exp(-min(max(WEIGHTS.slope * (odds - WEIGHTS.even) + before, -700.0), 700.0)))

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from . import filters
-from .errors import Damaged, MemOSError
+from .errors import Damaged, MemOSError, StoreUnavailable
 from .types import Hit, Policy, Usage
 from .vault import Vault
 from .writing import Writer
@@ -111,7 +111,12 @@ class Upkeep:
     def close(self) -> None:
         """Finish what is under way and write down buffered usage."""
         self._thread.shutdown()
-        self.flush()
+        try:
+            self.flush()
+        except (
+            StoreUnavailable
+        ) as error:  # a full disk costs read counts, and must not hide what the caller's block raised
+            log.warning("usage was not written down: %s", error)
 
     def _later(self, work: Callable[[], object]) -> None:
         """Do upkeep beside the requests, one piece at a time; a failure is logged and the next occasion tries again."""

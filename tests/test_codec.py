@@ -11,8 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memos_core import (
-    Access, Adapter, InvalidArgument, Kind, KVCache, Lifespan, Link, MemCube, Origin, SchemaMismatch, SourceKind, State,
-    Steering, Text, Usage,
+    Access,
+    Adapter,
+    InvalidArgument,
+    Kind,
+    KVCache,
+    Lifespan,
+    Link,
+    MemCube,
+    Origin,
+    SchemaMismatch,
+    SourceKind,
+    State,
+    Steering,
+    Text,
+    Usage,
 )  # fmt: skip
 from memos_core.codec import checked_attributes, checksum, decode, encode
 from memos_core.types import SCHEMA
@@ -20,11 +33,19 @@ from memos_core.types import SCHEMA
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 word = text.filter(bool)
 moment = st.datetimes(
-    datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))])
+    datetime(1, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
 )
 size = st.integers(0, 2**40)
 plain = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), text),
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(-(2**63), 2**63 - 1),
+        st.floats(allow_nan=False, allow_infinity=False),
+        text,
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(word, inner, max_size=3)),
     max_leaves=6,
 )

@@ -148,9 +148,7 @@ def test_one_delete_wins_and_the_others_find_nothing(memory: MemOS) -> None:
 
 
 @pytest.mark.parametrize("resident", [20_000, 5])
-def test_readers_never_fail_while_others_write_and_compact(
-    resident: int, tmp_path: Path, embed: WordsEmbedder
-) -> None:
+def test_readers_never_fail_while_others_write_and_compact(resident: int, tmp_path: Path, embed: WordsEmbedder) -> None:
     policy = Policy(compact_every=6, resident_memories=resident)
     over = Event()
     with (

@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 
 from memos_core import (
-    Damaged, InvalidArgument, MemOS, MemOSError, NotAStore, Policy, SchemaMismatch, StoreError, StoreUnavailable, Usage,
+    Damaged,
+    InvalidArgument,
+    MemOS,
+    MemOSError,
+    NotAStore,
+    Policy,
+    SchemaMismatch,
+    StoreError,
+    StoreUnavailable,
+    Usage,
 )  # fmt: skip
 from tests.conftest import Clock
 from tests.words import WordsEmbedder
@@ -117,9 +126,7 @@ def test_newest_files_that_were_lost_do_not_pass_in_silence(whole: Contents, sto
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_flipped_bit_is_found_or_means_nothing(
-    healthy: Path, whole: Contents, tmp_path: Path, table: str
-) -> None:
+def test_a_flipped_bit_is_found_or_means_nothing(healthy: Path, whole: Contents, tmp_path: Path, table: str) -> None:
     """Anywhere in the data: either an error that names the store, or everything as it was. Never another answer."""
     rng = random.Random(table)
     for number in range(12):
@@ -239,7 +246,9 @@ def test_with_fsync_all_is_as_without(open_store: Callable[..., MemOS]) -> None:
     assert {h.cube.text for h in memory.search("tea", k=9)} == {"cake", "tea 2", "tea 3", "tea 4"}
 
 
-def test_a_thousand_small_adds_leave_few_files_and_few_versions(open_store: Callable[..., MemOS], tmp_path: Path) -> None:
+def test_a_thousand_small_adds_leave_few_files_and_few_versions(
+    open_store: Callable[..., MemOS], tmp_path: Path
+) -> None:
     memory = open_store(policy=Policy(compact_every=100, keep_versions=timedelta(milliseconds=200)))
     for number in range(1_000):
         memory.add(f"note {number}")

@@ -25,13 +25,15 @@ def test_another_embedder_is_refused_by_name(open_store: Callable[..., MemOS]) -
 
 @pytest.mark.parametrize("made", ["words", None])
 @pytest.mark.parametrize("other", [{"salt": "x"}, {"dimension": 32}])
-def test_without_a_fingerprint_its_vectors_tell(made: str | None, other: dict[str, Any], open_store: Callable[..., MemOS]) -> None:
+def test_without_a_fingerprint_its_vectors_tell(
+    made: str | None, other: dict[str, Any], open_store: Callable[..., MemOS]
+) -> None:
     with open_store(embed=WordsEmbedder(fingerprint=made)) as memory:
         memory.add("tea")
     for use in (lambda memory: memory.search("tea"), lambda memory: memory.add("cake")):
         with pytest.raises(EmbedderMismatch, match="reembed"):  # at opening, or with the first text
             use(open_store(embed=WordsEmbedder(fingerprint=None, **other)))
-    same = open_store(embed=WordsEmbedder(fingerprint=None))
+    same = open_store(embed=WordsEmbedder(fingerprint=made))
     assert [h.cube.text for h in same.search("tea")] == ["tea"]
     assert same.stats().memories == 1
 

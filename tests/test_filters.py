@@ -14,7 +14,29 @@ from memos_core.filters import decode_namespace, encode_namespace, matching
 from tests.conftest import Clock
 from tests.words import WordsEmbedder
 
-NASTY = ["", "'", "''", '"', "\\", "\\'", "a'b", "--", ";", "%", "_", "\n", "\x00", "é", "e\u0301", "😀", "שלום", "null", "true", "5", "$gt"]
+NASTY = [
+    "",
+    "'",
+    "''",
+    '"',
+    "\\",
+    "\\'",
+    "a'b",
+    "--",
+    ";",
+    "%",
+    "_",
+    "\n",
+    "\x00",
+    "é",
+    "e\u0301",
+    "😀",
+    "שלום",
+    "null",
+    "true",
+    "5",
+    "$gt",
+]
 NAMES = ["a", "b", "a.b", "a b", "A", "'", '"', "0", "é", "$", "null"]
 
 scalars = st.one_of(
@@ -158,7 +180,10 @@ def test_a_namespace_comes_back_from_its_path(labels: list[str]) -> None:
     assert decode_namespace(encode_namespace(tuple(labels))) == tuple(labels)
 
 
-label = st.one_of(st.sampled_from(["a", "b", "a/", "%", "%2F", "/", "0", "a0", "\x00", "é", "😀", "'"]), st.text(min_size=1, max_size=3))
+label = st.one_of(
+    st.sampled_from(["a", "b", "a/", "%", "%2F", "/", "0", "a0", "\x00", "é", "😀", "'"]),
+    st.text(min_size=1, max_size=3),
+)
 
 
 @given(st.lists(label, min_size=1, max_size=3), st.lists(label, min_size=1, max_size=3))

@@ -70,7 +70,9 @@ def test_the_database_filter_agrees_with_the_rule(memory: MemOS, access: Access)
 
 def test_sharing_says_exactly_who(memory: MemOS) -> None:
     [cube] = memory.add("tea")
-    assert memory.share(cube.id, readers=["bob"], writers=["cleo"]).access == Access("ann", frozenset({"bob"}), frozenset({"cleo"}))
+    assert memory.share(cube.id, readers=["bob"], writers=["cleo"]).access == Access(
+        "ann", frozenset({"bob"}), frozenset({"cleo"})
+    )
     with pytest.raises(AccessDenied, match="owner"):
         memory.share(cube.id, readers=["cleo"], actor="cleo")
     with pytest.raises(AccessDenied, match="owner"):

@@ -38,6 +38,7 @@ def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             memory.add(f"filler {number} about tea")
         yield memory
 
+
 FILTERED = ("v", "tags", "session", "speaker", "source", "semantic_type")
 
 
@@ -54,7 +55,7 @@ def stored_and_found(memory: MemOS, text: str) -> None:
     assert memory.search(text)  # the whole store's question
     for hits in (
         memory.search(text, namespace=where),
-        memory.search("tea", namespace=where, filter={name: text for name in FILTERED}),
+        memory.search("tea", namespace=where, filter=dict.fromkeys(FILTERED, text)),
         memory.search("tea", namespace=where, filter={f"attributes.{text}": text}),
     ):
         assert [h.cube for h in hits] == [cube]
@@ -92,7 +93,9 @@ def test_any_name_is_an_actor(shelf: MemOS, text: str) -> None:
     shelf.delete(cube.id, actor=actor)
 
 
-@pytest.mark.parametrize("text", ["a" * 1_000_000, "word " * 200_000, "😀" * 250_000, "\x00" * 1_000_000 + "x"], ids=len)
+@pytest.mark.parametrize(
+    "text", ["a" * 1_000_000, "word " * 200_000, "😀" * 250_000, "\x00" * 1_000_000 + "x"], ids=len
+)
 def test_a_megabyte_is_stored_and_searched(shelf: MemOS, text: str) -> None:
     [cube] = shelf.add(text, namespace=("large",))
     try:

@@ -143,12 +143,51 @@ def test_importing_loads_no_torch_and_no_database_and_takes_no_time(package: str
 
 def test_exports_are_these() -> None:
     assert sorted(memos_core.__all__) == sorted(
-        """
-        Access AccessDenied Adapter Ancestry Brief Conflict Damaged Draft EmbedderFailed EmbedderMismatch Event Hit
-        IllegalTransition InvalidArgument KVCache Kind LLMReader Lifespan Link LocalEmbedder MemCube MemOS MemOSError
-        MissingPackage Namespace NotAStore NotFound Origin PUBLIC Policy Reading Receipt SchemaMismatch SourceKind State
-        Stats Steering StoreClosed StoreError StoreUnavailable Text TickReport Usage
-        """.split()
+        [
+            "Access",
+            "AccessDenied",
+            "Adapter",
+            "Ancestry",
+            "Brief",
+            "Conflict",
+            "Damaged",
+            "Draft",
+            "EmbedderFailed",
+            "EmbedderMismatch",
+            "Event",
+            "Hit",
+            "IllegalTransition",
+            "InvalidArgument",
+            "KVCache",
+            "Kind",
+            "LLMReader",
+            "Lifespan",
+            "Link",
+            "LocalEmbedder",
+            "MemCube",
+            "MemOS",
+            "MemOSError",
+            "MissingPackage",
+            "Namespace",
+            "NotAStore",
+            "NotFound",
+            "Origin",
+            "PUBLIC",
+            "Policy",
+            "Reading",
+            "Receipt",
+            "SchemaMismatch",
+            "SourceKind",
+            "State",
+            "Stats",
+            "Steering",
+            "StoreClosed",
+            "StoreError",
+            "StoreUnavailable",
+            "Text",
+            "TickReport",
+            "Usage",
+        ]
     )
     for name in memos_core.__all__:
         assert getattr(memos_core, name) is not None

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core import MemOS
+from memos_core import Access, Kind, MemCube, MemOS, Origin, SourceKind, State, Text
 from memos_core.placement import place
 from memos_core.reader import Turn
+from tests.conftest import START
 
 Message = dict[str, Any]
 
@@ -221,20 +222,16 @@ def test_namespaces_that_read_alike_are_apart(memory: MemOS, one: tuple[str, ...
 def test_growing_a_transcript_by_any_steps_stores_it_as_it_is(talk: list[str], cuts: list[int]) -> None:
     """Property of the pure rule: from two turns on, a transcript that grows is always recognised."""
     stored: list[Any] = []
-    from memos_core import Access, Kind, MemCube, Origin, SourceKind, State, Text
-    from tests.conftest import START
-
     for end in sorted({min(max(c, 2), len(talk)) for c in cuts} | {len(talk)}):
         turns = [Turn(text, "user") for text in talk[:end]]
         near_end = stored[-len(turns) :]
-        for placed in place(turns, "s", {}, [None] * len(turns), stored[: len(turns)], near_end):
-            if placed.stored is None:
-                stored.append(
-                    MemCube(
-                        placed.id, 1, Kind.PLAINTEXT, State.GENERATED, ("n",), Text(placed.turn.text),
-                        Origin(SourceKind.MESSAGE, START, role="user", session="s", position=placed.position),
-                        Access("ann"), START, START,
-                    )  # fmt: skip
-                )
+        placed = place(turns, "s", {}, [None] * len(turns), stored[: len(turns)], near_end)
+        stored += [a_turn(p.turn.text, p.position) for p in placed if p.stored is None]
     assert [c.text for c in stored] == talk
     assert [c.origin.position for c in stored] == list(range(len(talk)))
+
+
+def a_turn(text: str, position: int | None) -> MemCube:
+    origin = Origin(SourceKind.MESSAGE, START, role="user", session="s", position=position)
+    kind, state = Kind.PLAINTEXT, State.GENERATED
+    return MemCube(f"{position}", 1, kind, state, ("n",), Text(text), origin, Access("ann"), START, START)

@@ -186,9 +186,7 @@ class Actors(RuleBasedStateMachine):
     @rule(actor=actors, handle=st.integers(0, 1), where=st.sampled_from([(), *NAMESPACES]))
     def search(self, actor: str, handle: int, where: tuple[str, ...]) -> None:
         hits = self.handles[handle].search("tea secret", actor=actor, namespace=where, k=1000)
-        wanted = {
-            i for i, k in self._readable(actor).items() if k.state in LIVE and k.namespace[: len(where)] == where
-        }
+        wanted = {i for i, k in self._readable(actor).items() if k.state in LIVE and k.namespace[: len(where)] == where}
         assert {h.cube.id: h.cube.text for h in hits} == {i: self.known[i].text for i in wanted}
         brief = self.handles[handle].brief("tea secret", actor=actor, namespace=where)
         assert {c.id for c in brief.cubes} <= wanted
@@ -231,7 +229,9 @@ class Actors(RuleBasedStateMachine):
         events = memory.log(actor=actor, limit=100_000)
         assert [e.at for e in events] == sorted((e.at for e in events), reverse=True)
         assert Counter((e.actor, e.verb, e.subject, e.version) for e in events) == Counter(
-            (t.actor, t.verb, t.subject, t.version) for t in self.told if actor == t.actor or t.readers & {actor, PUBLIC}
+            (t.actor, t.verb, t.subject, t.version)
+            for t in self.told
+            if actor == t.actor or t.readers & {actor, PUBLIC}
         )
         assert not any("secret" in e.detail for e in events)
 

@@ -11,8 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memos_core import (
-    Access, AccessDenied, Draft, IllegalTransition, Kind, Link, MemCube, MemOS, NotFound, Origin, Policy, Reading, SourceKind,
-    State, Text,
+    Access,
+    AccessDenied,
+    Draft,
+    IllegalTransition,
+    Kind,
+    Link,
+    MemCube,
+    MemOS,
+    NotFound,
+    Origin,
+    Policy,
+    Reading,
+    SourceKind,
+    State,
+    Text,
 )  # fmt: skip
 from memos_core import lifecycle as rules
 from tests.conftest import START, Clock
@@ -53,7 +66,11 @@ def test_what_lapsed_is_never_returned_also_before_the_sweep(
     clock.forward(minutes=1)
     assert nowhere(memory, short.id)
     assert memory.stats().memories == 2
-    for change in (lambda: memory.update(short.id, "x"), lambda: memory.freeze(short.id), lambda: memory.delete(short.id)):
+    for change in (
+        lambda: memory.update(short.id, "x"),
+        lambda: memory.freeze(short.id),
+        lambda: memory.delete(short.id),
+    ):
         with pytest.raises(NotFound):
             change()
     assert memory.tick().expired == 1

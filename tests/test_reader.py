@@ -13,7 +13,12 @@ from memos_core import Draft, InvalidArgument, Link, LLMReader, MemCube, MemOS, 
 from memos_core.reader import window
 from tests.conftest import START
 
-SAID = {"role": "user", "content": "I moved to Rome and I drink green tea", "name": "Ann", "timestamp": "2026-02-01T00:00:00+00:00"}
+SAID = {
+    "role": "user",
+    "content": "I moved to Rome and I drink green tea",
+    "name": "Ann",
+    "timestamp": "2026-02-01T00:00:00+00:00",
+}
 
 
 class Script:
@@ -114,7 +119,9 @@ def test_an_invention_or_a_broken_item_is_left_out_and_told_of(bad: Any, open_st
 
 
 @pytest.mark.parametrize("turns", [[7], [-1], ["0"], None, 0, "all", [True]], ids=repr)
-def test_a_statement_that_names_no_turn_belongs_to_the_one_that_says_it(turns: Any, open_store: Callable[..., MemOS]) -> None:
+def test_a_statement_that_names_no_turn_belongs_to_the_one_that_says_it(
+    turns: Any, open_store: Callable[..., MemOS]
+) -> None:
     memory = open_store(reader=LLMReader(Script(json.dumps([item("Ann lives in Rome", turns=turns)]))))
     turn, statement = memory.add(SAID)
     assert [link.id for link in statement.lineage] == [turn.id]
@@ -161,7 +168,10 @@ def test_a_decision_about_no_known_memory_adds(decision: Any, target: Any, open_
 def test_two_changes_of_one_memory_or_a_frozen_one_lose_no_turn(
     decision: str, frozen: bool, open_store: Callable[..., MemOS]
 ) -> None:
-    changes = [item("Ann drinks black tea", decision=decision, memory=0), item("Ann drinks mint tea", decision=decision, memory=0)]
+    changes = [
+        item("Ann drinks black tea", decision=decision, memory=0),
+        item("Ann drinks mint tea", decision=decision, memory=0),
+    ]
     memory = open_store(reader=LLMReader(Script("[]", json.dumps(changes))))
     [old] = memory.add("Ann drinks tea", semantic_type="fact")
     if frozen:
@@ -205,7 +215,9 @@ def test_a_reader_of_ones_own_is_an_object_with_one_method(open_store: Callable[
     class Shouting:
         def read(self, turns: Any, similar: Any, /) -> Reading:
             assert similar(turns[0].text) == []
-            return Reading((Draft(turns[0].text.upper(), parents=(Link(turns[0].id, turns[0].version),)),), ("half of it",))
+            return Reading(
+                (Draft(turns[0].text.upper(), parents=(Link(turns[0].id, turns[0].version),)),), ("half of it",)
+            )
 
     memory = open_store(reader=Shouting())
     assert texts(memory.add("tea")) == ["tea", "TEA"]
@@ -237,12 +249,24 @@ def test_a_model_that_cannot_be_called_is_refused() -> None:
         ("What happened in 2022?", (2022, 1, 1), (2023, 1, 1)),
     ],
 )
-def test_a_time_in_a_question_is_a_window(question: str, start: tuple[int, int, int], end: tuple[int, int, int]) -> None:
+def test_a_time_in_a_question_is_a_window(
+    question: str, start: tuple[int, int, int], end: tuple[int, int, int]
+) -> None:
     assert window(question, START) == (datetime(*start, tzinfo=UTC), datetime(*end, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
-    "question", ["How is she?", "May I come in?", "You may go", "I march on", "a second one", "9999-12-31", "2024-13-45", "30 February 2024?"]
+    "question",
+    [
+        "How is she?",
+        "May I come in?",
+        "You may go",
+        "I march on",
+        "a second one",
+        "9999-12-31",
+        "2024-13-45",
+        "30 February 2024?",
+    ],
 )
 def test_what_is_no_time_is_no_window(question: str) -> None:
     assert window(question, START) is None

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 
 from memos_core import (
-    Access, AccessDenied, InvalidArgument, Kind, MemCube, MemOS, NotFound, Policy, SourceKind, State, StoreClosed,
+    Access,
+    AccessDenied,
+    InvalidArgument,
+    Kind,
+    MemCube,
+    MemOS,
+    NotFound,
+    Policy,
+    SourceKind,
+    State,
+    StoreClosed,
 )  # fmt: skip
 from tests.conftest import START, Clock
 
@@ -49,7 +59,12 @@ def test_a_conversation_keeps_who_said_what_in_which_order(memory: MemOS) -> Non
     ]
     one, two, three = memory.add(talk, session="s")
     assert [c.origin.position for c in (one, two, three)] == [0, 1, 2]
-    assert (one.origin.role, one.origin.speaker, two.origin.role, three.origin.role) == ("user", "Ann", "assistant", None)
+    assert (one.origin.role, one.origin.speaker, two.origin.role, three.origin.role) == (
+        "user",
+        "Ann",
+        "assistant",
+        None,
+    )
     assert one.origin.occurred_at == datetime(2026, 1, 1, 8, tzinfo=UTC)
     assert {c.origin.kind for c in (one, two)} == {SourceKind.MESSAGE}
 
@@ -319,7 +334,9 @@ def test_closing_leaves_no_thread_behind(open_store: Callable[..., MemOS]) -> No
     ],
     ids=repr,
 )  # fmt: skip
-def test_a_store_is_not_opened_with_nonsense(open_store: Callable[..., MemOS], options: dict[str, Any], named: str) -> None:
+def test_a_store_is_not_opened_with_nonsense(
+    open_store: Callable[..., MemOS], options: dict[str, Any], named: str
+) -> None:
     with pytest.raises(InvalidArgument, match=named):
         open_store(**options)
 
@@ -359,7 +376,11 @@ def test_the_log_answers_who_did_what_when(memory: MemOS, clock: Clock) -> None:
     memory.update(cube.id, "green tea", actor="bob")
     clock.forward(hours=1)
     memory.add("other")
-    assert [(e.actor, e.verb, e.version) for e in memory.log(subject=cube.id)] == [("bob", "update", 3), ("ann", "share", 2), ("ann", "add", 1)]
+    assert [(e.actor, e.verb, e.version) for e in memory.log(subject=cube.id)] == [
+        ("bob", "update", 3),
+        ("ann", "share", 2),
+        ("ann", "add", 1),
+    ]
     assert [e.verb for e in memory.log(by="bob")] == ["update"]
     assert [e.subject for e in memory.log(verb="share")] == [cube.id]
     assert len(memory.log(limit=2)) == 2
