@@ -76,7 +76,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
 
     Args:
         memory: a `MemOS`, or the path of one, opened at first use.
-        embed: the embedder, for a path.
+        embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories: a name, or a callable from the run's `Runtime` to one. None: `user_id` of the run's context
             (attribute or key), else `config["configurable"]["user_id"]`; a run with neither is refused.
         namespace: where memories are written, and at or below which they are recalled.
@@ -135,7 +135,8 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         with self._opening:
             if self._opened is None:
                 assert self._path is not None
-                self._opened = MemOS(self._path, embed=self._embed)
+                # LangChain's Embeddings are objects with a method, the engine's are callables
+                self._opened = MemOS(self._path, embed=getattr(self._embed, "embed_documents", self._embed))
             return self._opened
 
     def close(self) -> None:

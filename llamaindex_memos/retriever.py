@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
-from memos_core import Hit, MemOS
+from memos_core import Hit, InvalidArgument, MemOS
 
 
 class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's classes are untyped for the checker
@@ -16,6 +18,7 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's cl
 
     Args:
         memory: a `MemOS`, or the path of a store.
+        embed: the embedder, for a path: a LlamaIndex `BaseEmbedding`, or whatever `MemOS` takes.
         actor: who asks; what it may not read is never fetched. None: the engine's own actor.
         namespace: at or below it; () is everything that the actor may read.
         k: how many memories at the most.
@@ -29,11 +32,16 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's cl
         self,
         memory: MemOS | str | os.PathLike[str],
         *,
+        embed: Any = None,
         actor: str | None = None,
         namespace: Sequence[str] = (),
         k: int = 10,
     ) -> None:
-        self._memory = memory if isinstance(memory, MemOS) else MemOS(memory)
+        if isinstance(memory, MemOS) and embed is not None:
+            raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
+        # LlamaIndex's embeddings are objects with a method, the engine's are callables
+        by_texts = getattr(embed, "get_text_embedding_batch", embed)
+        self._memory = memory if isinstance(memory, MemOS) else MemOS(memory, embed=by_texts)
         self._actor = actor
         self._namespace = tuple(namespace)
         self._k = k
@@ -44,8 +52,6 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's cl
         return [_node(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
-        import asyncio
-
         return await asyncio.to_thread(self._retrieve, query_bundle)
 
 

@@ -249,7 +249,7 @@ def test_with_fsync_all_is_as_without(open_store: Callable[..., MemOS]) -> None:
 def test_a_thousand_small_adds_leave_few_files_and_few_versions(
     open_store: Callable[..., MemOS], tmp_path: Path
 ) -> None:
-    memory = open_store(policy=Policy(compact_every=100, keep_versions=timedelta(milliseconds=200)))
+    memory = open_store(policy=Policy(compact_every=100, keep_versions=timedelta(seconds=1)))
     for number in range(1_000):
         memory.add(f"note {number}")
     memory.tick()

