@@ -22,7 +22,7 @@ os.environ.setdefault("LANCE_LOG", "error")  # before its import: Lance logs eac
 import lancedb
 import pyarrow as pa
 from filelock import FileLock, Timeout
-from lancedb.index import FTS, BTree, IvfSq, LabelList
+from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 
 from .disk import claim_folder, fault, flush_new_files
 from .errors import (
@@ -104,7 +104,7 @@ class Database:
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
         trees = {c: BTree() for c in ("id", "seq", "namespace", "place")}
-        _index(table, {**trees, "readers": LabelList(), "text": _WORDS})
+        _index(table, {**trees, "readers": LabelList(), "state": Bitmap(), "text": _WORDS})
 
     def drop(self, name: str) -> None:
         """Remove a table that the manifest no longer names."""

@@ -74,10 +74,12 @@ class Vault:
 
     def rows(self, where: str, *, vectors: bool = False, limit: int = ALL, last_by: str | None = None) -> list[Row]:
         """Current memories that a condition holds for; with `last_by`, the greatest by that column first."""
-        query = self.db.cubes.search().where(where).select(_READ_VECTOR if vectors else _READ).limit(limit)
-        if last_by is not None:
-            query = query.order_by([ColumnOrdering(column_name=last_by, ascending=False)])
-        return self._read(query)
+        query = self.db.cubes.search().select(_READ_VECTOR if vectors else _READ).limit(limit)
+        if last_by is None:
+            return self._read(query.where(where))
+        # "version > 0" is always true: Lance 13 cannot plan an ordered query whose whole filter an index answers
+        query = query.where(filters.all_of(where, "version > 0"))
+        return self._read(query.order_by([ColumnOrdering(column_name=last_by, ascending=False)]))
 
     def by_ids(self, ids: Sequence[str], where: str | None = None, *, vectors: bool = False) -> list[Row]:
         """Current memories with these ids, in no order, of those that a condition holds for."""
@@ -143,6 +145,7 @@ class Vault:
         """Events that a condition holds for, the newest first."""
         order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
         names = [n for n in EVENTS.names if n not in ("readers", "seq", "number")]
+        where = filters.all_of(where, "outcome != ''")  # always true, as in `rows`
         query = self.db.table("events").search().where(where).select(names).order_by(order).limit(limit)
         with self.db.guarded("events"):
             found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}

@@ -33,8 +33,8 @@ from memos_core.types import SCHEMA
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 word = text.filter(bool)
 moment = st.datetimes(
-    datetime(1, 1, 2),
-    datetime(9999, 12, 30),
+    datetime(1, 1, 2),  # noqa: DTZ001
+    datetime(9999, 12, 30),  # noqa: DTZ001
     timezones=st.sampled_from([UTC, timezone(timedelta(hours=5, minutes=30))]),
 )
 size = st.integers(0, 2**40)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memos_core import Access, Kind, MemCube, MemOS, Origin, SourceKind, State, Text
-from memos_core.placement import place
+from memos_core.placement import digest, place
 from memos_core.reader import Turn
 from tests.conftest import START
 
@@ -180,6 +180,18 @@ def test_a_new_turn_after_a_changed_one_is_not_taken_for_it(memory: MemOS, chang
     assert count(memory) == 4
 
 
+@pytest.mark.parametrize("turns", [1, 4, 40])
+def test_a_session_goes_on_after_its_store_was_compacted(memory: MemOS, turns: int) -> None:
+    talk = said(*(f"turn {n}" for n in range(turns)))
+    memory.add(talk, session="s")
+    assert memory.tick().compacted
+    assert [c.version for c in memory.add(talk, session="s")] == [1] * turns
+    [new] = memory.add(said("one more"), session="s")
+    assert new.origin.position == turns
+    [first] = memory.add(said("another talk"), session="t")
+    assert first.origin.position == 0
+
+
 def test_times_tell_equal_words_apart(memory: MemOS) -> None:
     morning = {"role": "user", "content": "good day", "timestamp": "2026-01-01T08:00:00+00:00"}
     evening = {**morning, "timestamp": "2026-01-01T20:00:00+00:00"}
@@ -226,12 +238,12 @@ def test_growing_a_transcript_by_any_steps_stores_it_as_it_is(talk: list[str], c
         turns = [Turn(text, "user") for text in talk[:end]]
         near_end = stored[-len(turns) :]
         placed = place(turns, "s", {}, [None] * len(turns), stored[: len(turns)], near_end)
-        stored += [a_turn(p.turn.text, p.position) for p in placed if p.stored is None]
+        stored += [a_turn(p.turn, p.position) for p in placed if p.stored is None]
     assert [c.text for c in stored] == talk
     assert [c.origin.position for c in stored] == list(range(len(talk)))
 
 
-def a_turn(text: str, position: int | None) -> MemCube:
-    origin = Origin(SourceKind.MESSAGE, START, role="user", session="s", position=position)
+def a_turn(turn: Turn, position: int | None) -> MemCube:
+    origin = Origin(SourceKind.MESSAGE, START, role="user", session="s", position=position, digest=digest(turn))
     kind, state = Kind.PLAINTEXT, State.GENERATED
-    return MemCube(f"{position}", 1, kind, state, ("n",), Text(text), origin, Access("ann"), START, START)
+    return MemCube(f"{position}", 1, kind, state, ("n",), Text(turn.text), origin, Access("ann"), START, START)
