@@ -91,7 +91,7 @@ class Corpus:
 
     def __init__(self, passages: Iterable[Passage] = ()) -> None:
         self._passages: list[Passage | None] = []
-        self._counts: list[dict[str, int]] = []
+        self._counts: list[Mapping[str, int]] = []
         self._row: dict[str, int] = {}
         self._free: list[int] = []
         self._postings: dict[str, dict[int, int]] = {}

@@ -9,6 +9,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ _CUBE = [
     pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
     pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
     pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
-    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()),
+    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()), pa.field("priority", pa.float64()),
 ]  # fmt: skip
 EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
@@ -56,6 +57,45 @@ class Row:
     cube: MemCube
     seq: int
     vector: Vector | None = None
+
+
+RANKED = ["id", "seq", "text", "record", "checksum", "reads", "last_read_at", "speaker", "place", "happened_at",
+          "priority", "state", "expires_at", "vector", "vector_checksum"]  # fmt: skip
+"""Columns of a `Candidate`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A stored memory as ranking needs it; its cube is decoded when it is a hit, which few candidates are."""
+
+    id: str
+    seq: int
+    text: str
+    speaker: str | None
+    place: str | None
+    happened_at: datetime
+    priority: float
+    state: str
+    expires_at: datetime | None
+    vector: Vector | None
+    stored: MemCube | tuple[str, int | None, datetime | None]  # the cube, or its record and usage
+
+    @property
+    def cube(self) -> MemCube:
+        """The memory."""
+        if isinstance(self.stored, MemCube):
+            return self.stored
+        record, reads, last = self.stored
+        return codec.decode(record, self.text, Usage(reads or 0, last))
+
+    @classmethod
+    def of(cls, row: Row) -> Candidate:
+        """A row just written."""
+        cube = row.cube
+        return cls(
+            cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
+            cube.state.value, cube.lifespan.expires_at, row.vector, cube,
+        )  # fmt: skip
 
 
 def cubes_schema(dimension: int) -> pa.Schema:
@@ -79,7 +119,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
         "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
-        "vector_checksum": _vector_checksum(vector),
+        "vector_checksum": _vector_checksum(vector), "priority": cube.priority,
     }  # fmt: skip
 
 
@@ -104,20 +144,36 @@ def past(cubes: Sequence[MemCube]) -> pa.Table:
 
 def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
     """Rows of a query, checked against their sums. Raises Damaged, naming the store, for one that is not what was written."""
-    columns = {n: found[n].to_pylist() for n in found.column_names if n != "vector"}
-    matrix = _matrix(found["vector"], dimension) if "vector" in found.column_names else None
+    columns, vectors = _checked(found, dimension, path)
     rows = []
+    for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
+        used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if "reads" in columns else Usage()
+        seq = columns["seq"][i] if "seq" in columns else 0
+        rows.append(Row(codec.decode(record, text, used), seq, vectors[i]))
+    return rows
+
+
+def candidates(found: pa.Table, dimension: int, path: str) -> list[Candidate]:
+    """The same of a query for the columns RANKED."""
+    columns, vectors = _checked(found, dimension, path)
+    plain = ("id", "seq", "text", "speaker", "place", "happened_at", "priority", "state", "expires_at")
+    stored = zip(columns["record"], columns["reads"], columns["last_read_at"], strict=True)
+    parts = zip(*(columns[n] for n in plain), vectors, stored, strict=True)
+    return [Candidate(id, seq, text or "", *rest) for id, seq, text, *rest in parts]
+
+
+def _checked(found: pa.Table, dimension: int, path: str) -> tuple[dict[str, list[Any]], Sequence[Vector | None]]:
+    columns = {n: found[n].to_pylist() for n in found.column_names if n != "vector"}
+    asked = "vector" in found.column_names
+    vectors = _matrix(found["vector"], dimension) if asked else [None] * found.num_rows
     for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
         if codec.checksum(record, text) != columns["checksum"][i]:
             raise Damaged(f"{path}: a record does not match its checksum: {record[:80]!r}")
-        if matrix is not None and _vector_checksum(matrix[i]) != columns["vector_checksum"][i]:
+        if asked and _vector_checksum(vectors[i]) != columns["vector_checksum"][i]:
             raise Damaged(
                 f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
             )
-        used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if "reads" in columns else Usage()
-        seq = columns["seq"][i] if "seq" in columns else 0
-        rows.append(Row(codec.decode(record, text, used), seq, None if matrix is None else matrix[i]))
-    return rows
+    return columns, vectors
 
 
 def encoded(cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int, dimension: int) -> pa.Table:

@@ -25,7 +25,7 @@ from . import filters
 from .database import Database
 from .errors import Conflict
 from .manifest import Manifest
-from .tables import EVENTS, USAGE, Row, Vector, decoded, encoded, past
+from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, past
 from .types import Event, MemCube, Policy, Usage
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
@@ -89,10 +89,9 @@ class Vault:
             for row in self.rows(filters.all_of(filters.one_of("id", some), where), vectors=vectors)
         ]
 
-    def sample(self, where: str, start: int, length: int) -> list[Row]:
-        """A run of memories that a condition holds for, in stored order, with vectors."""
-        query = self.db.cubes.search().where(where).select(_READ_VECTOR).offset(start).limit(length)
-        return self._read(query)
+    def candidates(self, where: str, *, start: int = 0, limit: int = ALL) -> list[Candidate]:
+        """Memories that a condition holds for, in stored order, as ranking needs them."""
+        return self._found(self.db.cubes.search().where(where).select(RANKED).offset(start).limit(limit))
 
     def column(self, name: str, where: str) -> list[Any]:
         """One column of the current memories that a condition holds for."""
@@ -104,27 +103,32 @@ class Vault:
         with self.db.guarded("cubes"):
             return int(self.db.cubes.count_rows(where))
 
-    def near(self, vector: Vector, where: str, limit: int) -> list[Row]:
-        """By cosine, nearest first, from among those that the condition holds for; with vectors."""
+    def near(self, vector: Vector, where: str, limit: int) -> list[Candidate]:
+        """By cosine, nearest first, from among those that the condition holds for."""
         query = self.db.cubes.search(vector).distance_type("cosine").refine_factor(5).where(where)
-        return self._read(query.select([*_READ_VECTOR, "_distance"]).limit(limit))
+        return self._found(query.select([*RANKED, "_distance"]).limit(limit))
 
-    def worded(self, words: str, where: str, limit: int) -> list[Row]:
-        """By BM25, best first, from among those that the condition holds for; with vectors."""
+    def worded(self, words: str, where: str, limit: int) -> list[Candidate]:
+        """By BM25, best first, from among those that the condition holds for."""
         query = self.db.cubes.search(MatchQuery(words, "text"), query_type="fts").where(where)
-        return self._read(query.select([*_READ_VECTOR, "_score"]).limit(limit))
+        return self._found(query.select([*RANKED, "_score"]).limit(limit))
+
+    def _found(self, query: Any) -> list[Candidate]:
+        return candidates(self._arrow(query), self.manifest.dimension, self.path)
 
     def _read(self, query: Any) -> list[Row]:
-        """Rows of a query, once more if its files were compacted away under it (by a process that outran this one by
-        `keep_versions`: this one was asleep). The second try reads the newest version."""
+        return decoded(self._arrow(query), self.manifest.dimension, self.path)
+
+    def _arrow(self, query: Any) -> pa.Table:
+        """What a query finds, asked once more if its files were compacted away under it (by a process that outran this one
+        by `keep_versions`: this one was asleep). The second try reads the newest version."""
         with self.db.guarded("cubes"):
             try:
-                found = query.to_arrow()
+                return query.to_arrow()
             except RuntimeError as error:
                 if "not found" not in str(error).lower():
                     raise
-                found = query.to_arrow()
-            return decoded(found, self.manifest.dimension, self.path)
+                return query.to_arrow()
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from functools import lru_cache
 
 ASKING = (
@@ -89,8 +90,13 @@ DATES = frozenset(tokenize(_MOMENTS)) | {str(year) for year in range(1900, 2100)
 ASKED = STOP | frozenset(tokenize(_REQUEST)) | frozenset(token for asking in ASKING for token in tokenize(asking))
 
 
-def count(text: str) -> dict[str, int]:
-    """How often each token occurs, the commonest words left out."""
+def count(text: str) -> Mapping[str, int]:
+    """How often each token occurs, the commonest words left out. Kept for short texts: candidates come again and again."""
+    return _counted(text) if len(text) <= 1_000 else _counted.__wrapped__(text)
+
+
+@lru_cache(maxsize=8192)
+def _counted(text: str) -> Mapping[str, int]:
     counts: dict[str, int] = {}
     for token in tokenize(text):
         if token not in STOP:

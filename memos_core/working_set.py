@@ -10,21 +10,21 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from . import filters, governance, lifecycle
 from .errors import Damaged
-from .recall import Corpus, Passage, Question, Statistics, rank
-from .tables import Row, Vector, place, thread
-from .types import Hit, MemCube, Namespace, Policy
+from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
+from .tables import Candidate
+from .types import Hit, MemCube, Namespace, Policy, State
 from .vault import Change, Vault
 from .words import STOP, readings
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
-_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_NEVER = datetime.min.replace(tzinfo=UTC)  # a time at which nothing has expired: the next search looks
 _RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best of each arm, and of how many
@@ -54,7 +54,7 @@ class Scope:
 class _Resident:
     lock: threading.Lock = field(default_factory=threading.Lock)
     corpus: Corpus | None = None
-    cubes: dict[str, MemCube] = field(default_factory=dict)
+    rows: dict[str, Candidate] = field(default_factory=dict)
     expiring: list[tuple[datetime, str]] = field(default_factory=list)
     revision: tuple[str, int] | None = None
     seq: int = -1
@@ -92,7 +92,7 @@ class WorkingSet:
             among = None
             if narrowed is not None:
                 among = set(self._vault.column("id", filters.all_of(scope.where, narrowed)))
-            hits = [Hit(entry.cubes[r.id], r.score, r.why) for r in rank(question, entry.corpus, k, among=among)]
+            hits = self._hits(scope, rank(question, entry.corpus, k, among=among), entry.rows)
         self._shrink(scope)
         return hits
 
@@ -109,22 +109,22 @@ class WorkingSet:
         if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
             self._load(scope, entry, revision, now)
         elif entry.revision != revision:
-            self._take(scope, entry, self._vault.rows(f"seq > {entry.seq} AND ({_anything(scope)})", vectors=True), now)
+            self._take(scope, entry, self._vault.candidates(f"seq > {entry.seq} AND ({_anything(scope)})"), now)
             whole = filters.all_of(scope.where, filters.unexpired(now))
-            if self._vault.count(whole) != len(entry.cubes):
+            if self._vault.count(whole) != len(entry.rows):
                 there = set(self._vault.column("id", whole))
-                _drop(entry, [id for id in entry.cubes if id not in there])
-                if len(entry.cubes) != len(there):
+                _drop(entry, [id for id in entry.rows if id not in there])
+                if len(entry.rows) != len(there):
                     self._load(scope, entry, revision, now)
             entry.revision = revision
         while entry.expiring and entry.expiring[0][0] <= now:
             _, id = heapq.heappop(entry.expiring)
-            if id in entry.cubes and lifecycle.has_expired(entry.cubes[id], now):
+            if id in entry.rows and not _is_live(entry.rows[id], now):
                 _drop(entry, [id])
 
     def _load(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> None:
-        entry.corpus, entry.cubes, entry.expiring, entry.seq = Corpus(), {}, [], -1
-        self._take(scope, entry, self._vault.rows(scope.where, vectors=True), now)
+        entry.corpus, entry.rows, entry.expiring, entry.seq = Corpus(), {}, [], -1
+        self._take(scope, entry, self._vault.candidates(scope.where), now)
         entry.revision = revision
 
     def _follow(self, change: Change) -> None:
@@ -137,36 +137,40 @@ class WorkingSet:
                 try:
                     if entry.revision == change.before and entry.corpus is not None:
                         _drop(entry, [*change.removed, *(r.cube.id for r in change.written if not scope.holds(r.cube))])
-                        mine = [r for r in change.written if scope.holds(r.cube)]
-                        self._take(scope, entry, mine, max((r.cube.updated_at for r in mine), default=_LONG_AGO))
+                        mine = [Candidate.of(r) for r in change.written if scope.holds(r.cube)]
+                        self._take(scope, entry, mine, _NEVER)
                         entry.revision = change.after
                 finally:
                     entry.lock.release()
 
-    def _take(self, scope: Scope, entry: _Resident, rows: list[Row], now: datetime) -> None:
+    def _take(self, scope: Scope, entry: _Resident, rows: list[Candidate], now: datetime) -> None:
         assert entry.corpus is not None
-        for row in rows:  # the filter said so; the record, which is checked against its sum, has the last word
-            if not governance.may_read(scope.actor, row.cube.access):
-                raise Damaged(
-                    f"{self._vault.path}/cubes.lance: the readers of memory {row.cube.id} are not those of its record"
-                )
-        live = [r for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
-        _drop(entry, [r.cube.id for r in rows])
-        entry.corpus.put(passage(r.cube, r.vector) for r in live if r.vector is not None)
+        live = [r for r in rows if _is_live(r, now)]
+        _drop(entry, [r.id for r in rows])
+        entry.corpus.put(_passage(r) for r in live if r.vector is not None)
         for row in live:
-            entry.cubes[row.cube.id] = row.cube
-            if row.cube.lifespan.expires_at is not None:
-                heapq.heappush(entry.expiring, (row.cube.lifespan.expires_at, row.cube.id))
+            entry.rows[row.id] = row
+            if row.expires_at is not None:
+                heapq.heappush(entry.expiring, (row.expires_at, row.id))
         entry.seq = max([entry.seq, *(r.seq for r in rows)])
+
+    def _hits(self, scope: Scope, ranked: list[Ranked], rows: Mapping[str, Candidate]) -> list[Hit]:
+        hits = [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
+        for hit in hits:  # the filter said so; the record, which is checked against its sum, has the last word
+            if not governance.may_read(scope.actor, hit.cube.access):
+                raise Damaged(
+                    f"{self._vault.path}/cubes.lance: the readers of memory {hit.cube.id} are not those of its record"
+                )
+        return hits
 
     def _shrink(self, used: Scope) -> None:
         """Let the scopes that were used longest ago go, until the rest fits."""
         with self._lock:
-            total = sum(len(e.cubes) for e in self._kept.values())
+            total = sum(len(e.rows) for e in self._kept.values())
             for scope in list(self._kept):
                 if total <= self._policy.resident_total or scope == used:
                     break
-                total -= len(self._kept.pop(scope).cubes)
+                total -= len(self._kept.pop(scope).rows)
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
@@ -189,16 +193,14 @@ class WorkingSet:
         return known.statistics
 
     def _sampled(self, scope: Scope, size: int) -> Statistics:
-        step = max(1, size // _SLICES)
-        slices = (
-            self._vault.sample(scope.where, start, _SAMPLE // _SLICES) for start in range(0, step * _SLICES, step)
-        )
-        return Corpus(passage(r.cube, r.vector) for some in slices for r in some if r.vector is not None).statistics()
+        length = _SAMPLE // _SLICES
+        slices = (self._vault.candidates(scope.where, start=i * size // _SLICES, limit=length) for i in range(_SLICES))
+        return Corpus(_passage(r) for some in slices for r in some if r.vector is not None).statistics()
 
-    def _with_neighbours(self, found: list[Row], whole: str) -> tuple[list[Row], list[Row]]:
+    def _with_neighbours(self, found: list[Candidate], whole: str) -> tuple[list[Candidate], list[Candidate]]:
         """What an arm brought, and the turns around the best of it."""
-        around = _neighbours(row.cube for row in found[:_ANCHORS])
-        return found, self._vault.rows(filters.all_of(whole, around), vectors=True) if around else []
+        around = _neighbours(found[:_ANCHORS])
+        return found, self._vault.candidates(filters.all_of(whole, around)) if around else []
 
     def _from_candidates(
         self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime, statistics: Statistics
@@ -208,29 +210,34 @@ class WorkingSet:
         wanted = max(self._policy.candidates, min(k, _MOST))
         words = _search_words(question.text)
 
-        def nearest() -> tuple[list[Row], list[Row]]:
+        def nearest() -> tuple[list[Candidate], list[Candidate]]:
             return self._with_neighbours(self._vault.near(question.vector, where, wanted), whole)
 
         near = self._second.submit(nearest)
         worded = self._with_neighbours(self._vault.worded(words, where, wanted) if words else [], whole)
         found = [*worded[0], *near.result()[0]]
-        rows = {r.cube.id: r for r in (*worded[1], *near.result()[1], *found)}
+        rows = {r.id: r for r in (*worded[1], *near.result()[1], *found)}
         among: set[str] | None = None
         if narrowed is not None and rows:  # a neighbour informs, but is an answer only if it is asked for
-            among = {r.cube.id for r in found}
+            among = {r.id for r in found}
             among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
-        corpus = Corpus(passage(r.cube, r.vector) for r in rows.values() if r.vector is not None)
-        ranked = rank(question, corpus, k, statistics=statistics, among=among)
-        return [Hit(rows[r.id].cube, r.score, r.why) for r in ranked]
+        corpus = Corpus(_passage(r) for r in rows.values() if r.vector is not None)
+        return self._hits(scope, rank(question, corpus, k, statistics=statistics, among=among), rows)
 
 
-def passage(cube: MemCube, vector: Vector) -> Passage:
-    """What ranking needs of a memory. Sessions of different owners or namespaces are different sessions."""
-    origin = cube.origin
+def _passage(row: Candidate) -> Passage:
+    talk, position = row.place.rsplit("/", 1) if row.place is not None else (None, None)
+    assert row.vector is not None
     return Passage(
-        id=cube.id, text=cube.text, vector=vector, speaker=origin.speaker, session=thread(cube),
-        position=origin.position, occurred_at=origin.happened_at, priority=cube.priority - 0.5,
+        id=row.id, text=row.text, vector=row.vector, speaker=row.speaker, session=talk,
+        position=None if position is None else int(position), occurred_at=row.happened_at, priority=row.priority - 0.5,
     )  # fmt: skip
+
+
+def _is_live(row: Candidate, now: datetime) -> bool:
+    """Searched, and its time not over (a frozen memory has none): what `Scope.where` and `filters.unexpired` say."""
+    frozen = row.state == State.FROZEN
+    return row.state in lifecycle.SEARCHED and (frozen or row.expires_at is None or row.expires_at > now)
 
 
 def _anything(scope: Scope) -> str:
@@ -240,15 +247,19 @@ def _anything(scope: Scope) -> str:
 
 def _drop(entry: _Resident, ids: list[str]) -> None:
     assert entry.corpus is not None
-    entry.corpus.remove(id for id in ids if id in entry.cubes)
+    entry.corpus.remove(id for id in ids if id in entry.rows)
     for id in ids:
-        entry.cubes.pop(id, None)
+        entry.rows.pop(id, None)
 
 
-def _neighbours(cubes: Iterable[MemCube]) -> str | None:
+def _neighbours(rows: Iterable[Candidate]) -> str | None:
     """The turns around some, as a condition."""
-    places = {place(cube, away) for cube in cubes for away in range(-_AROUND, _AROUND + 1)} - {None}
-    return filters.one_of("place", sorted(p for p in places if p is not None)) if places else None
+    places: set[str] = set()
+    for row in rows:
+        if row.place is not None:
+            talk, position = row.place.rsplit("/", 1)
+            places.update(f"{talk}/{int(position) + away}" for away in range(-_AROUND, _AROUND + 1))
+    return filters.one_of("place", sorted(places)) if places else None
 
 
 def _search_words(text: str) -> str:

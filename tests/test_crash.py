@@ -156,7 +156,7 @@ def stop_after(commits: int) -> Callable[[Any, str, Any], None]:
 
     def profile(frame: Any, event: str, _: Any) -> None:
         nonlocal left
-        if event == "call" and frame.f_code.co_name == "_committed":
+        if event == "call" and frame.f_code.co_name.strip("_") == "committed":
             left -= 1
             if left == 0:
                 sys.setprofile(None)
