@@ -17,7 +17,7 @@ _DAMAGED = re.compile(
     re.I,
 )
 _REFUSED = re.compile(
-    r"invalid user input|schema error|no field named|execution error|query execution", re.I
+    r"invalid user input|schema error|no field named|execution error|query execution|during planning", re.I
 )  # the database did not understand us
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -76,7 +76,7 @@ class WorkingSet:
         self._lock = threading.Lock()
         self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
         self._sizes: dict[Scope, _Size] = {}
-        self._second = ThreadPoolExecutor(4, "memos-arm")
+        self._arms = ThreadPoolExecutor(4, "memos-arm")
         vault.listener = self._follow
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
@@ -99,7 +99,7 @@ class WorkingSet:
     def close(self) -> None:
         """Forget everything."""
         self._kept.clear()
-        self._second.shutdown()
+        self._arms.shutdown()
 
     # --- resident ----------------------------------------------------------------------------------------------------
 
@@ -197,24 +197,26 @@ class WorkingSet:
         slices = (self._vault.candidates(scope.where, start=i * size // _SLICES, limit=length) for i in range(_SLICES))
         return Corpus(_passage(r) for some in slices for r in some if r.vector is not None).statistics()
 
-    def _with_neighbours(self, found: list[Candidate], whole: str) -> tuple[list[Candidate], list[Candidate]]:
-        """What an arm brought, and the turns around the best of it."""
+    def _arm(
+        self, find: Callable[[str], list[Candidate]], scope: Scope, where: str, now: datetime
+    ) -> tuple[list[Candidate], list[Candidate]]:
+        """What an arm brings, and the turns around the best of it. What has expired and is not swept yet is left out here,
+        because that is quicker; only if there was any, it is left out by the database, lest it crowd out the rest."""
+        found = find(where)
+        if not all(_is_live(r, now) for r in found):
+            found = find(filters.all_of(where, filters.unexpired(now)))
         around = _neighbours(found[:_ANCHORS])
-        return found, self._vault.candidates(filters.all_of(whole, around)) if around else []
+        beside = self._vault.candidates(filters.all_of(scope.where, around)) if around else []
+        return found, [r for r in beside if _is_live(r, now)]
 
     def _from_candidates(
         self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime, statistics: Statistics
     ) -> list[Hit]:
-        whole = filters.all_of(scope.where, filters.unexpired(now))
-        where = filters.all_of(whole, narrowed)
+        where = filters.all_of(scope.where, narrowed)
         wanted = max(self._policy.candidates, min(k, _MOST))
         words = _search_words(question.text)
-
-        def nearest() -> tuple[list[Candidate], list[Candidate]]:
-            return self._with_neighbours(self._vault.near(question.vector, where, wanted), whole)
-
-        near = self._second.submit(nearest)
-        worded = self._with_neighbours(self._vault.worded(words, where, wanted) if words else [], whole)
+        near = self._arms.submit(self._arm, lambda w: self._vault.near(question.vector, w, wanted), scope, where, now)
+        worded = self._arm(lambda w: self._vault.worded(words, w, wanted) if words else [], scope, where, now)
         found = [*worded[0], *near.result()[0]]
         rows = {r.id: r for r in (*worded[1], *near.result()[1], *found)}
         among: set[str] | None = None

@@ -29,10 +29,13 @@ anything = st.one_of(
 ).filter(lambda text: text.strip() != "")
 
 
-@pytest.fixture(scope="module", params=[20_000, 3], ids=["resident", "candidates"])
+RESIDENT = {"resident": 20_000, "candidates": 3}
+
+
+@pytest.fixture(scope="module", params=["resident"])
 def shelf(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MemOS]:
     """One store for many examples, ranked from memory or from the database's candidates."""
-    policy = Policy(resident_memories=request.param)
+    policy = Policy(resident_memories=RESIDENT[request.param])
     path = tmp_path_factory.mktemp("hostile")
     with MemOS(path, embed=WordsEmbedder(), actor="ann", policy=policy, clock=Clock()) as memory:
         for number in range(5):
@@ -68,11 +71,17 @@ def stored_and_found(memory: MemOS, text: str) -> None:
     assert memory.delete(keyed.id).ids == (keyed.id,)
 
 
-@pytest.mark.parametrize("text", HOSTILE, ids=lambda t: ascii(t[:20]))
+@pytest.mark.parametrize(
+    ("shelf", "text"),
+    [*(("resident", text) for text in HOSTILE), *(("candidates", text) for text in HOSTILE[::3])],
+    indirect=["shelf"],
+    ids=lambda t: ascii(t[:20]),
+)
 def test_hostile_text_is_text(shelf: MemOS, text: str) -> None:
     stored_and_found(shelf, text)
 
 
+@pytest.mark.parametrize("shelf", RESIDENT, indirect=True)
 @settings(max_examples=12)
 @given(text=anything)
 def test_any_text_is_text(shelf: MemOS, text: str) -> None:
