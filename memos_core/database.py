@@ -35,7 +35,7 @@ from .errors import (
     StoreUnavailable,
 )  # fmt: skip
 from .manifest import Manifest, signed, verified
-from .tables import EVENTS, META, PAST, cubes_schema
+from .tables import EVENTS, META, PAST, USAGE, cubes_schema
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
@@ -131,10 +131,11 @@ class Database:
         _index(past, {"id": BTree()})
         events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
         _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
+        _index(self._db.create_table("usage", schema=USAGE, exist_ok=True), {"id": BTree()})
         # last, and complete from the first moment: a store exists when its manifest does
         row = pa.Table.from_pylist([{"key": "manifest", "value": signed(manifest)}], schema=META)
         self._db.create_table("meta", data=row)
-        for name in (manifest.cubes, "history", "events", "meta"):
+        for name in (manifest.cubes, "history", "events", "usage", "meta"):
             self.committed(name)
 
     # --- writing -------------------------------------------------------------------------------------------------------
@@ -173,6 +174,12 @@ class Database:
             raise
         except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
             raise fault(error, self.path, table) from error
+        except Exception as error:
+            if (
+                type(error).__name__ != "RustPanic"
+            ):  # its class is private to LanceDB's extension: known by its name alone
+                raise
+            raise fault(error, self.path, table) from error
 
     def _acquire(self) -> None:
         try:
@@ -198,7 +205,7 @@ class Database:
         try:
             with lock:
                 self._commits = self._rows = 0
-                for name in (self.manifest.cubes, "history", "events", "meta"):
+                for name in (self.manifest.cubes, "history", "events", "usage", "meta"):
                     with self.guarded(name):
                         self._optimize(name)
                 self._train()

@@ -13,7 +13,7 @@ _UNUSABLE = re.compile(
 )
 _CONFLICT = re.compile(r"conflict", re.I)
 _DAMAGED = re.compile(
-    r"not found|decode|invalid|corrupt|fill whole buffer|too small|outside|magic|range|parse|protobuf|io error|lanceerror\(io\)",
+    r"not found|decode|invalid|corrupt|fill whole buffer|too small|outside|magic|range|parse|protobuf|io error|lanceerror\(io\)|panic",
     re.I,
 )
 _REFUSED = re.compile(
@@ -23,7 +23,7 @@ _REFUSED = re.compile(
 
 def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
     """The error to raise for one that the database raised while it worked on a table; its message names the path."""
-    words = str(error)
+    words = f"{type(error).__name__}: {error}" if type(error).__name__ == "RustPanic" else str(error)
     where = f"{path}/{table}.lance"
     if _UNUSABLE.search(words):
         return StoreUnavailable(f"{where}: {_brief(words)}. What was acknowledged before is stored")

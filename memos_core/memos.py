@@ -6,6 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -317,7 +318,7 @@ class MemOS:
         who = self._who(actor)
         [cube] = self._writer.readable([checked_id(id)], who)
         if version is None or version == cube.version:
-            return cube
+            return replace(cube, usage=self._vault.used([cube.id]).get(cube.id, cube.usage))
         for past in self._vault.past(cube.id):
             if past.version == version and governance.may_read(who, past.access):
                 return past

@@ -18,7 +18,7 @@ import pyarrow as pa
 from . import codec, filters
 from .errors import Damaged
 from .governance import readers_of
-from .types import MemCube, Usage
+from .types import Event, MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -37,17 +37,19 @@ _CUBE = [
     pa.field("speaker", pa.string()), pa.field("role", pa.string()), pa.field("source", pa.string()),
     pa.field("semantic_type", pa.string()), pa.field("tags", _STRINGS), pa.field("parents", _STRINGS),
     pa.field("happened_at", _UTC), pa.field("expires_at", _UTC), pa.field("attributes", pa.json_()),
-    pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC), pa.field("vector_checksum", pa.int64()), pa.field("priority", pa.float64()),
+    pa.field("vector_checksum", pa.int64()), pa.field("priority", pa.float64()),
 ]  # fmt: skip
 EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-    pa.field("seq", pa.int64()), pa.field("number", pa.int64()),
+    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
-USAGE = pa.schema([f for f in _CUBE if f.name in ("id", "reads", "last_read_at")])
+USAGE = pa.schema([
+    pa.field("id", pa.string(), nullable=False), pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
+])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class Row:
     vector: Vector | None = None
 
 
-RANKED = ["id", "seq", "text", "record", "checksum", "reads", "last_read_at", "speaker", "place", "happened_at",
+RANKED = ["id", "seq", "text", "record", "checksum", "speaker", "place", "happened_at",
           "priority", "state", "expires_at", "vector", "vector_checksum"]  # fmt: skip
 """Columns of a `Candidate`."""
 
@@ -78,15 +80,14 @@ class Candidate:
     state: str
     expires_at: datetime | None
     vector: Vector | None
-    stored: MemCube | tuple[str, int | None, datetime | None]  # the cube, or its record and usage
+    stored: MemCube | str  # the cube, or its record
 
     @property
     def cube(self) -> MemCube:
         """The memory."""
         if isinstance(self.stored, MemCube):
             return self.stored
-        record, reads, last = self.stored
-        return codec.decode(record, self.text, Usage(reads or 0, last))
+        return codec.decode(self.stored, self.text)
 
     @classmethod
     def of(cls, row: Row) -> Candidate:
@@ -96,6 +97,11 @@ class Candidate:
             cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
             cube.state.value, cube.lifespan.expires_at, row.vector, cube,
         )  # fmt: skip
+
+
+def event_checksum(event: Event) -> int:
+    """CRC-32 of what an event says."""
+    return zlib.crc32(repr(tuple(str(getattr(event, name)) for name in Event.__slots__)).encode())
 
 
 def cubes_schema(dimension: int) -> pa.Schema:
@@ -118,7 +124,6 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
-        "reads": cube.usage.reads, "last_read_at": cube.usage.last_read_at,
         "vector_checksum": _vector_checksum(vector), "priority": cube.priority,
     }  # fmt: skip
 
@@ -147,9 +152,8 @@ def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
     columns, vectors = _checked(found, dimension, path)
     rows = []
     for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
-        used = Usage(columns["reads"][i] or 0, columns["last_read_at"][i]) if "reads" in columns else Usage()
         seq = columns["seq"][i] if "seq" in columns else 0
-        rows.append(Row(codec.decode(record, text, used), seq, vectors[i]))
+        rows.append(Row(codec.decode(record, text), seq, vectors[i]))
     return rows
 
 
@@ -157,8 +161,7 @@ def candidates(found: pa.Table, dimension: int, path: str) -> list[Candidate]:
     """The same of a query for the columns RANKED."""
     columns, vectors = _checked(found, dimension, path)
     plain = ("id", "seq", "text", "speaker", "place", "happened_at", "priority", "state", "expires_at")
-    stored = zip(columns["record"], columns["reads"], columns["last_read_at"], strict=True)
-    parts = zip(*(columns[n] for n in plain), vectors, stored, strict=True)
+    parts = zip(*(columns[n] for n in plain), vectors, columns["record"], strict=True)
     return [Candidate(id, seq, text or "", *rest) for id, seq, text, *rest in parts]
 
 

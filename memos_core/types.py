@@ -149,7 +149,7 @@ class Lifespan:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """How often and when last a memory was recalled."""
+    """How often and when last a memory was recalled, as far as it was written down: on memories from `get`, not on hits."""
 
     reads: int = 0
     last_read_at: datetime | None = None

@@ -1,7 +1,7 @@
 """MemVault: memories in and out of the store's tables.
 
-Four tables. `cubes` holds the current version of every memory, with its vector and the columns that filters use;
-`history` the versions before; `events` who did what; `meta` one row, the manifest, which names the current cubes table.
+Five tables. `cubes` holds the current version of every memory, with its vector and the columns that filters use;
+`history` the versions before; `events` who did what; `usage` what was recalled; `meta` one row, the manifest, which names the current cubes table.
 
 What is promised, and how: adding is *one* commit to `cubes` (the point at which it counts). A change first copies the old
 version to `history`, then replaces it in `cubes` if it is still that version: a crash in between leaves a copy that
@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -23,14 +23,14 @@ from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters
 from .database import Database
-from .errors import Conflict
+from .errors import Conflict, Damaged
 from .manifest import Manifest
-from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, past
+from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, event_checksum, past
 from .types import Event, MemCube, Policy, Usage
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
-_READ = ["id", "version", "seq", "text", "record", "checksum", "reads", "last_read_at"]
+_READ = ["id", "version", "seq", "text", "record", "checksum"]
 _READ_VECTOR = [*_READ, "vector", "vector_checksum"]
 
 
@@ -153,7 +153,13 @@ class Vault:
         where = filters.all_of(where, "outcome != ''")  # always true, as in `rows`
         query = self.db.table("events").search().where(where).select(names).order_by(order).limit(limit)
         with self.db.guarded("events"):
-            found = {row["id"]: Event(**row) for row in query.to_arrow().to_pylist()}
+            rows = query.to_arrow().to_pylist()
+        found = {}
+        for row in rows:
+            sum = row.pop("checksum")
+            event = found[row["id"]] = Event(**row)
+            if event_checksum(event) != sum:
+                raise Damaged(f"{self.path}/events.lance: an event does not match its checksum: {event}")
         return list(found.values())
 
     def revision(self) -> tuple[str, int]:
@@ -187,12 +193,11 @@ class Vault:
             self.db.committed("history")
             before = self.revision()
             seq = before[1] + 1
-            used = [replace(c, usage=kept[c.id].cube.usage) for c in new]
             with self.db.guarded("cubes"):
-                rows = encoded(used, filled, seq, self.manifest.dimension)
+                rows = encoded(new, filled, seq, self.manifest.dimension)
                 self.db.cubes.merge_insert("id").when_matched_update_all().execute(rows)
             self.db.committed(self.manifest.cubes)
-            self._changed(before, [Row(c, seq, v) for c, v in zip(used, filled, strict=True)])
+            self._changed(before, [Row(c, seq, v) for c, v in zip(new, filled, strict=True)])
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts
@@ -203,6 +208,10 @@ class Vault:
                 self.db.cubes.delete(filters.one_of("id", some))
                 self.db.committed(self.manifest.cubes)
                 self._changed(before, removed=some)
+            if self.db.table("usage").count_rows():
+                for some in _batches(ids, 5_000):
+                    self.db.table("usage").delete(filters.one_of("id", some))
+                self.db.committed("usage")
             return self._remove_past(ids)
 
     def record(
@@ -213,7 +222,7 @@ class Vault:
             marks: Sequence[int | None] = seqs or [None] * len(events)
             number = self.db.table("events").version + 1  # orders what happened at one time
             rows = [
-                {**asdict(e), "readers": sorted(r), "seq": n, "number": number}
+                {**asdict(e), "readers": sorted(r), "seq": n, "number": number, "checksum": event_checksum(e)}
                 for e, r, n in zip(events, readers, marks, strict=True)
             ]
             with self.db.guarded("events"):
@@ -221,24 +230,30 @@ class Vault:
             self.db.committed("events")
 
     def count_reads(self, reads: dict[str, Usage]) -> None:
-        """Add buffered usage to what is stored. Not a new version: it says nothing about the content."""
-        with self.writing(), self.db.guarded("cubes"):
+        """Add buffered usage to what is stored. In a table of its own: it says nothing about the content, and rewriting
+        memories because they were read would make reading slow."""
+        with self.writing(), self.db.guarded("usage"):
             for some in _batches(sorted(reads), 1_000):
-                stored = self.db.cubes.search().where(filters.one_of("id", some)).select(["id", "reads"]).limit(ALL)
+                before = self.used(some)
                 rows = [
                     {
-                        "id": r["id"],
-                        "reads": r["reads"] + reads[r["id"]].reads,
-                        "last_read_at": reads[r["id"]].last_read_at,
+                        "id": id,
+                        "reads": before.get(id, Usage()).reads + reads[id].reads,
+                        "last_read_at": reads[id].last_read_at,
                     }
-                    for r in stored.to_list()
+                    for id in some
                 ]
-                if rows:
-                    before = self.revision()
-                    table = pa.Table.from_pylist(rows, schema=USAGE)
-                    self.db.cubes.merge_insert("id").when_matched_update_all().execute(table)
-                    self.db.committed(self.manifest.cubes)
-                    self._changed(before)
+                merge = (
+                    self.db.table("usage").merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                )
+                merge.execute(pa.Table.from_pylist(rows, schema=USAGE))
+                self.db.committed("usage")
+
+    def used(self, ids: Sequence[str]) -> dict[str, Usage]:
+        """How often and when last memories were recalled, of those that were."""
+        with self.db.guarded("usage"):
+            query = self.db.table("usage").search().where(filters.one_of("id", ids)).select(USAGE.names).limit(ALL)
+            return {r["id"]: Usage(r["reads"], r["last_read_at"]) for r in query.to_arrow().to_pylist()}
 
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
