@@ -17,7 +17,8 @@ _DAMAGED = re.compile(
     re.I,
 )
 _REFUSED = re.compile(
-    r"invalid user input|schema error|no field named|execution error|query execution|during planning", re.I
+    r"invalid user input|schema error|no field named|execution error|query execution|during planning|error parsing|recursion",
+    re.I,
 )  # the database did not understand us
 
 
@@ -38,9 +39,9 @@ def fault(error: Exception, path: str, table: str) -> StoreError | Conflict:
 
 def claim_folder(path: Path) -> None:
     """Make the folder of a store unless it is there. Raises StoreUnavailable for a file, or where none can be made."""
-    if path.exists() and not path.is_dir():
-        raise StoreUnavailable(f"{path} is a file: a store is a folder")
     try:
+        if path.exists() and not path.is_dir():
+            raise StoreUnavailable(f"{path} is a file: a store is a folder")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable(f"{path} cannot be made: {error.strerror or error}") from error

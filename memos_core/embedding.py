@@ -48,6 +48,8 @@ class Embedding:
         if self._fingerprint is not None and isinstance(dimension, int):
             return Manifest(SCHEMA, self._fingerprint, dimension, ())
         probe = self._call([_PROBE])[0]
+        if not probe.any():
+            raise EmbedderFailed(f"embed: {self.name} made nothing but zeros of a sentence")
         return Manifest(SCHEMA, self._fingerprint, len(probe), tuple(round(float(x), 6) for x in probe))
 
     def bind(self, manifest: Manifest, path: str) -> None:

@@ -15,6 +15,7 @@ from .codec import checked_text
 from .errors import InvalidArgument
 from .types import PUBLIC, Kind, Namespace, State
 
+_DEEPEST = 16  # dots in a name
 Scalar = str | bool | int | float | None
 
 HEADER = {"semantic_type": "semantic_type", "session": "session", "speaker": "speaker", "role": "role", "key": "key",
@@ -124,8 +125,10 @@ def matching(conditions: Mapping[str, Any] | None) -> str | None:
 
 
 def _field(name: Any, wanted: Any) -> str:
-    if not isinstance(name, str) or not name:
-        raise InvalidArgument(f"filter: a field name must be a non-empty string, not {name!r}")
+    if not isinstance(name, str) or not name or name.count(".") > _DEEPEST:
+        raise InvalidArgument(
+            f"filter: a field name must be a non-empty string of at most {_DEEPEST} dots, not {name!r:.80}"
+        )
     tests = wanted if isinstance(wanted, Mapping) else {"$eq": wanted}
     if not tests:
         raise InvalidArgument(f"filter: {name!r} has no condition")

@@ -69,6 +69,23 @@ def derived_access(actor: str, sources: Iterable[Access]) -> Access:
     return Access(owner=actor, readers=readers - {actor})
 
 
+def within(access: Access, most: Access) -> bool:
+    """Whether everybody whom an access lets read may read by another one too."""
+    return PUBLIC in readers_of(most) or readers_of(access) <= readers_of(most)
+
+
+def narrowed(access: Access, most: Access) -> Access:
+    """An access without the readers and writers that another one does not let read. The owner stays."""
+    if PUBLIC in readers_of(most):
+        return access
+    rest = readers_of(most)
+    if PUBLIC in readers_of(access):
+        return replace(
+            access, readers=rest - {access.owner}, writers=(rest if PUBLIC in access.writers else access.writers & rest)
+        )
+    return replace(access, readers=access.readers & rest, writers=access.writers & rest)
+
+
 def shared(access: Access, readers: frozenset[str], writers: frozenset[str]) -> Access:
     """The access after its owner named exactly these readers and writers."""
     return replace(access, readers=readers, writers=writers)

@@ -14,7 +14,7 @@ from . import brief as briefs
 from . import filters, governance, lifecycle, reader
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
-from .errors import AccessDenied, Damaged, IllegalTransition, InvalidArgument, NotFound, StoreClosed
+from .errors import Damaged, InvalidArgument, MemOSError, NotFound, StoreClosed
 from .recall import Question
 from .types import (
     SCHEMA,
@@ -29,6 +29,7 @@ from .types import (
     Origin,
     Policy,
     Reader,
+    Reading,
     Receipt,
     SourceKind,
     State,
@@ -57,7 +58,6 @@ from .writing import Writer
 log = logging.getLogger("memos_core")
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
 _ASKED = 2_000  # characters of a question that are read for its words; all of it is embedded
-_STATEMENT_ERRORS = (InvalidArgument, IllegalTransition, NotFound, AccessDenied)
 
 
 def _utc_now() -> datetime:
@@ -99,6 +99,8 @@ class MemOS:
     ) -> None:
         if reader is not None and not callable(getattr(reader, "read", None)):
             raise InvalidArgument(f"reader: an object with a method read is needed, not {type(reader).__name__}")
+        if not callable(count_tokens) or not callable(clock) or clock().utcoffset() is None:
+            raise InvalidArgument("count_tokens, clock: callables are needed, the clock's times with a timezone")
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._reader = reader
@@ -139,7 +141,8 @@ class MemOS:
 
         Args:
             content: a string, a message (mapping with role and content, optionally name, id and timestamp), or a
-                sequence of either, which is a conversation. A conversation without `session` gets one of its own.
+                sequence of either, which is a conversation. A conversation without `session` gets one of its own. Turns
+                added one by one need an id or a timestamp, or the same words twice in a row are taken for a repeated call.
             namespace: the address; the permission is `access`.
             key: the caller's name for one memory; if it exists under this owner and namespace, this is its new version.
             ttl: how long it is returned, as a timedelta or in seconds.
@@ -203,12 +206,12 @@ class MemOS:
     def share(
         self, id: str, readers: Iterable[str] = (), writers: Iterable[str] = (), *, actor: str | None = None
     ) -> MemCube:
-        """Say who else may read and who else may write, from now on: exactly these (`PUBLIC` for everybody). Owner only."""
+        """Say who else may read and who else may write, from now on: exactly these (`PUBLIC` for everybody). Owner only. What
+        was made from the memory loses the readers that the memory loses."""
         may_read, may_write = checked_actors(readers, "readers"), checked_actors(writers, "writers")
-        return self._change(
-            id, actor, "share", governance.require_owner,
-            lambda cube: lifecycle.with_access(cube, governance.shared(cube.access, may_read, may_write), self._clock()),
-        )  # fmt: skip
+        changed = self._writer.share(checked_id(id), self._who(actor), may_read, may_write)
+        self._upkeep.after_write()
+        return changed
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
@@ -316,6 +319,7 @@ class MemOS:
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
         who = self._who(actor)
+        version = None if version is None else checked_number(version, "version")
         [cube] = self._writer.readable([checked_id(id)], who)
         if version is None or version == cube.version:
             return replace(cube, usage=self._vault.used([cube.id]).get(cube.id, cube.usage))
@@ -430,16 +434,25 @@ class MemOS:
         def similar(text: str) -> list[MemCube]:
             of_types = {"semantic_type": {"$in": list(reader.TYPES)}}
             hits = self.search(text, namespace=draft.namespace, actor=who, k=20, filter=of_types)
-            return [h.cube for h in hits if governance.may_write(who, h.cube.access)]
+            return [h.cube for h in hits if h.cube.access.owner == who]
 
-        reading = self._reader.read(turns, similar)
+        try:
+            reading = self._reader.read(turns, similar)
+        except (
+            Exception
+        ) as error:  # the reader is the caller's code, and the turns are stored: they must not pay for it
+            self._failed(who, "read", type(error).__name__)
+            return []
+        if not isinstance(reading, Reading):
+            self._failed(who, "read", f"the reader returned {type(reading).__name__} and not a Reading")
+            return []
         for problem in reading.problems:
             self._failed(who, "read", problem)
         kept = []
         for statement in reading.drafts:
             try:
                 kept.append(self._writer.add_statement(who, draft, statement))
-            except _STATEMENT_ERRORS as error:  # the turns must not pay for it
+            except MemOSError as error:  # nor for one statement
                 self._failed(who, "read", f"a statement was left out: {type(error).__name__}")
         return kept
 

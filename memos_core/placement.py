@@ -43,9 +43,9 @@ def message_key(owner: str, namespace: Namespace, session: str | None, message_i
 def session_label(turns: Sequence[Turn]) -> str:
     """A name for a conversation handed in without one: from its first message's id, which it keeps while it grows, or else
     from its whole content, so that at least the same conversation has the same name the next time."""
-    known = (
-        (turns[0].message_id,) if turns[0].message_id is not None else tuple((digest(t), t.occurred_at) for t in turns)
-    )
+    known: tuple[object, ...] = tuple((digest(t), t.occurred_at) for t in turns)
+    if turns[0].message_id is not None:
+        known = (turns[0].message_id, digest(turns[0]))
     return f"conversation-{sha256(repr(known).encode()).hexdigest()[:16]}"
 
 
@@ -91,7 +91,7 @@ def place(
 def _laid_over(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[MemCube]) -> dict[int, MemCube]:
     """Which stored turns the handed-in ones are, by index.
 
-    From the beginning: at their positions, up to the first that says something else. Turns deleted since leave a gap, and
+    From the beginning: at their positions, if none of them says something else. Turns deleted since leave a gap, and
     turns changed since count as what they were. One equal turn at the very beginning proves nothing ("hi"). Over the end:
     the longest run with which the stored turns end and the handed-in ones begin.
     """
@@ -99,7 +99,10 @@ def _laid_over(turns: Sequence[Turn], first: Sequence[MemCube], last: Sequence[M
     at = {c.origin.position: c for c in first}
     for i, turn in enumerate(turns):
         if (cube := at.get(i)) is not None:
-            if not _same(turn, cube):
+            if not _same(
+                turn, cube
+            ):  # another conversation that began alike: nothing lost is worth more than nothing twice
+                start = {}
                 break
             start[i] = cube
     longest = min(len(turns), len(last))

@@ -25,6 +25,7 @@ from .words import STOP, readings
 
 _SAMPLE, _SLICES = 2_000, 8  # statistics of a large scope come from this many memories, taken in this many runs
 _NEVER = datetime.min.replace(tzinfo=UTC)  # a time at which nothing has expired: the next search looks
+_SCOPES, _EMPTY = 1_000, 64  # scopes kept at the most, and memories whose room an empty one takes
 _RECOUNT = 64  # commits after which a scope is counted again
 _MOST = 10_000  # candidates of one arm, however many are asked for
 _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best of each arm, and of how many
@@ -75,7 +76,7 @@ class WorkingSet:
         self._policy = policy
         self._lock = threading.Lock()
         self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
-        self._sizes: dict[Scope, _Size] = {}
+        self._sizes: OrderedDict[Scope, _Size] = OrderedDict()
         self._arms = ThreadPoolExecutor(4, "memos-arm")
         vault.listener = self._follow
 
@@ -136,9 +137,11 @@ class WorkingSet:
             if entry.revision == change.before and entry.lock.acquire(blocking=False):
                 try:
                     if entry.revision == change.before and entry.corpus is not None:
-                        _drop(entry, [*change.removed, *(r.cube.id for r in change.written if not scope.holds(r.cube))])
                         mine = [Candidate.of(r) for r in change.written if scope.holds(r.cube)]
-                        self._take(scope, entry, mine, _NEVER)
+                        gone = [*change.removed, *(r.cube.id for r in change.written if not scope.holds(r.cube))]
+                        if mine or any(id in entry.rows for id in gone):
+                            _drop(entry, gone)
+                            self._take(scope, entry, mine, _NEVER)
                         entry.revision = change.after
                 finally:
                     entry.lock.release()
@@ -164,13 +167,13 @@ class WorkingSet:
         return hits
 
     def _shrink(self, used: Scope) -> None:
-        """Let the scopes that were used longest ago go, until the rest fits."""
+        """Let the scopes that were used longest ago go, until the rest fits. Each costs at least what an empty one does."""
         with self._lock:
-            total = sum(len(e.rows) for e in self._kept.values())
+            total = sum(max(_EMPTY, len(e.rows)) for e in self._kept.values())
             for scope in list(self._kept):
-                if total <= self._policy.resident_total or scope == used:
+                if (total <= self._policy.resident_total and len(self._kept) <= _SCOPES) or scope == used:
                     break
-                total -= len(self._kept.pop(scope).rows)
+                total -= max(_EMPTY, len(self._kept.pop(scope).rows))
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
@@ -187,6 +190,8 @@ class WorkingSet:
             elif statistics is None:
                 statistics = self._sampled(scope, size)
             known = self._sizes[scope] = _Size(revision, size, statistics)
+            while len(self._sizes) > _SCOPES:
+                self._sizes.popitem(last=False)
             if statistics is not None:
                 with self._lock:
                     self._kept.pop(scope, None)

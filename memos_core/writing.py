@@ -13,10 +13,12 @@ from datetime import datetime
 from . import filters, governance, lifecycle, placement
 from .codec import checked_attributes
 from .embedding import Embedding, spoken
-from .errors import Conflict, NotFound
-from .reader import Turn
+from .errors import AccessDenied, Conflict, InvalidArgument, NotFound
+from .reader import Turn, aware
+from .reader import turns as turns_of
 from .tables import Row, Vector, thread
 from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
+from .validate import checked_tags, checked_word
 from .vault import Vault
 
 _TRIES = 5  # how often a change is tried against concurrent changes of the same memory
@@ -48,29 +50,26 @@ class Writer:
     def add_turns(self, draft: MemCube, turns: Sequence[Turn]) -> tuple[list[MemCube], list[MemCube]]:
         """Store turns under a draft's header; all of them as they are stored now, and those that are new."""
         turns, again = placement.rounds(turns)
-        given, named = (
-            draft,
-            draft.origin.session,
-        )  # a message's id counts within the session that the caller named, if any
-        if draft.origin.session is None and len(turns) > 1 and any(t.role for t in turns):
+        named = draft.origin.session  # a message's id counts within the session that the caller named, if any
+        if named is None and len(turns) > 1 and any(t.role for t in turns):
             draft = replace(draft, origin=replace(draft.origin, session=placement.session_label(turns)))
         vectors: dict[tuple[str | None, str], Vector] = {}
         # what is there already is not embedded; a single turn is looked for only once, under the lock
-        self._embed(
-            vectors, [p.turn for p in self._place(draft, turns, named) if p.stored is None] if len(turns) > 1 else turns
-        )
+        looked_for = [p.turn for p in self._place(draft, turns, named) if p.stored is None] if len(turns) > 1 else turns
+        self._embed(vectors, looked_for)
         with self._vault.writing():
             placed = self._place(draft, turns, named)
             self._embed(vectors, [p.turn for p in placed if p.stored is None])
-            # changes first: they may be refused, and then nothing is written
-            changed = {p.id: self._said_again(draft, p) for p in placed if p.stored and self._is_news(p)}
+            # changes first, and all at once: they may be refused, and then nothing is written
+            changed = self._say_again(draft, [p for p in placed if p.stored is not None and self._is_news(p)])
             cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
             self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
             self.tell(draft.access.owner, "add", fresh, draft.created_at)
-            if again:
-                edited = {c.id: c for c in self.add_turns(given, again)[0]}
-                cubes = [edited.get(c.id, c) for c in cubes]
+            for turn in again:  # the same message, said otherwise within one call
+                at = next(i for i, p in enumerate(placed) if p.turn.message_id == turn.message_id)
+                same = placement.Placed(turn, cubes[at].id, cubes[at].origin.position, cubes[at])
+                cubes[at] = self._say_again(draft, [same] if self._is_news(same) else []).get(same.id, cubes[at])
         return cubes, fresh
 
     def add_keyed(self, draft: MemCube, turn: Turn) -> MemCube:
@@ -85,6 +84,7 @@ class Writer:
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
                 self._vault.replace([found[0].cube], [new], [vector])
+                self._outdate([found[0].cube], who, new.updated_at)
             else:
                 self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
@@ -93,16 +93,24 @@ class Writer:
     def add_statement(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
         """Store what a reader made of turns, as it decided: added, as an update, or in the place of another."""
         now = self._clock()
+        [said] = turns_of([statement.text], aware(statement.occurred_at, "occurred_at"))
+        if statement.decision not in ("add", "update", "supersede"):
+            raise InvalidArgument(f"decision: {statement.decision!r} is none of 'add', 'update', 'supersede'")
         sources = self.readable([link.id for link in statement.parents], who) if statement.parents else []
         access = governance.derived_access(who, [s.access for s in sources]) if sources else draft.access
         cube = replace(
-            draft, id=str(uuid.uuid4()), payload=Text(statement.text), access=access,
-            origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=statement.occurred_at, speaker=statement.speaker,
+            draft, id=str(uuid.uuid4()), payload=Text(said.text), access=access,
+            origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=said.occurred_at, speaker=checked_word(statement.speaker, "speaker"),
                           session=draft.origin.session, source=draft.origin.source, model=statement.model),
-            created_at=now, updated_at=now, semantic_type=statement.semantic_type, tags=statement.tags,
+            created_at=now, updated_at=now, semantic_type=checked_word(statement.semantic_type, "semantic_type"), tags=checked_tags(statement.tags),
             attributes=checked_attributes(statement.attributes), lineage=statement.parents,
         )  # fmt: skip
         target = statement.revises
+        if target is not None:
+            [known] = self.readable([target], who)
+            governance.require_owner(who, known)  # a reader's decision must not reach into what others wrote
+            if statement.decision == "update" and not governance.within(known.access, access):
+                target = None  # its readers may not read these turns: said beside it instead
         if target is not None and statement.decision == "update":
             return self.change(
                 target, who, "update", governance.require_write, lambda old: lifecycle.refined(old, cube, now)
@@ -112,7 +120,7 @@ class Writer:
             if target is not None and statement.decision == "supersede":
                 [old] = self.readable([target], who)
                 governance.require_write(who, old)
-                past = lifecycle.superseded(old, statement.occurred_at or now, now)
+                past = lifecycle.superseded(old, said.occurred_at or now, now)
                 cube = lifecycle.superseding(cube, old)
                 self._vault.insert([cube], [vector])
                 self._vault.replace([old], [past], [None])
@@ -144,10 +152,46 @@ class Writer:
                 with self._vault.writing():
                     self._vault.replace([old], [new], [vector])
                     self.tell(who, verb, [new], new.updated_at)
+                    if new.text != old.text:
+                        self._outdate([old], who, new.updated_at)
+                    if new.access != old.access:
+                        self._narrow(new, who, new.updated_at)
                 return new
             except Conflict:
                 continue
         raise Conflict(f"memory {id} changed {_TRIES} times while it was being changed: try again")
+
+    def share(self, id: str, who: str, readers: frozenset[str], writers: frozenset[str]) -> MemCube:
+        """Set who else may read and write. Raises AccessDenied for a reader who may not read what the memory was made from."""
+
+        def allowed(actor: str, cube: MemCube) -> None:
+            governance.require_owner(actor, cube)
+            sources = [s.access for s in self._sources(cube)]
+            wanted = governance.shared(cube.access, readers, writers)
+            if sources and not governance.within(wanted, governance.derived_access(cube.access.owner, sources)):
+                raise AccessDenied(
+                    f"memory {cube.id} was made from memories that these readers may not read: share those first"
+                )
+
+        return self.change(
+            id, who, "share", allowed,
+            lambda cube: lifecycle.with_access(cube, governance.shared(cube.access, readers, writers), self._clock()),
+        )  # fmt: skip
+
+    def _sources(self, cube: MemCube) -> list[MemCube]:
+        ids = [link.id for link in cube.lineage if link.relation != "supersedes"]
+        return [r.cube for r in self._vault.by_ids(ids)]
+
+    def _narrow(self, source: MemCube, who: str, now: datetime) -> None:
+        """Take from what was derived the readers that its sources no longer have, one generation after the other."""
+        for row in self._descendants([source]):
+            cube = row.cube
+            most = governance.derived_access(cube.access.owner, [s.access for s in self._sources(cube)])
+            kept = governance.narrowed(cube.access, most)
+            if kept != cube.access:
+                new = lifecycle.with_access(cube, kept, now)
+                self._vault.replace([cube], [new], [None])
+                self.tell(who, "share", [new], now)
 
     def remove(self, rows: Sequence[Row], who: str, now: datetime) -> tuple[list[MemCube], int]:
         """Remove memories and what was derived from them; the derived ones, and how many old versions went. The caller holds
@@ -169,7 +213,8 @@ class Writer:
             old = [r.cube for r in self._vault.rows(lapsed)]
             new = [lifecycle.expire(c, now) for c in old]
             self._vault.replace(old, new, [None] * len(new))
-            self.tell("memos", "expire", new, now)
+            for owner in sorted({c.access.owner for c in new}):  # nobody else's name: whoever acts sees his own events
+                self.tell(owner, "expire", [c for c in new if c.access.owner == owner], now)
         return len(new)
 
     def tell(
@@ -205,25 +250,38 @@ class Writer:
         # what was said before and changed since (an update, a restore) is no news when it is handed in again
         return stored.version == 1 or all(placed.turn.text != past.text for past in self._vault.past(stored.id))
 
-    def _said_again(self, draft: MemCube, placed: placement.Placed) -> MemCube:
-        """A message that comes again under its id: the next version."""
-        old = placed.stored
-        assert old is not None
-        if lifecycle.has_expired(old, self._clock()):
-            new = lifecycle.replaced(old, _cube(draft, placed))
-        else:
-            new = lifecycle.revise(old, draft.created_at, text=placed.turn.text)
-        [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
-        self._vault.replace([old], [new], [vector])
-        self.tell(draft.access.owner, "update", [new], new.updated_at)
-        return new
+    def _say_again(self, draft: MemCube, placed: Sequence[placement.Placed]) -> dict[str, MemCube]:
+        """Messages that come again under their ids: the next versions, by id."""
+        old, new = [p.stored for p in placed if p.stored is not None], []
+        for stored, p in zip(old, placed, strict=True):
+            lapsed = lifecycle.has_expired(stored, self._clock())
+            again = lifecycle.replaced(stored, _cube(draft, p)) if lapsed else None
+            new.append(again or lifecycle.revise(stored, draft.created_at, text=p.turn.text))
+        vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
+        self._vault.replace(old, new, vectors)
+        self.tell(draft.access.owner, "update", new, draft.created_at)
+        self._outdate(old, draft.access.owner, draft.created_at)
+        return {c.id: c for c in new}
+
+    def _outdate(self, changed: Sequence[MemCube], who: str, now: datetime) -> None:
+        """Take out of search what was made from words that changed: it says what its source no longer says."""
+        states = (State.GENERATED, State.ACTIVATED, State.MERGED)
+        old = [r.cube for r in self._descendants(changed) if r.cube.state in states] if changed else []
+        new = [lifecycle.archive(c, now) for c in old]
+        self._vault.replace(old, new, [None] * len(new))
+        self.tell(who, "outdate", new, now)
 
     def _place(self, draft: MemCube, turns: Sequence[Turn], named: str | None) -> list[placement.Placed]:
         owner, where, session = draft.access.owner, draft.namespace, draft.origin.session
-        ids = [
-            None if t.message_id is None else placement.message_key(owner, where, named, t.message_id) for t in turns
-        ]
+        ids = [t.message_id and placement.message_key(owner, where, named, t.message_id) for t in turns]
         by_id = {r.cube.id: r.cube for r in self._vault.by_ids([i for i in ids if i is not None])}
+        if named is None and session is not None:  # "1" names another message in another conversation
+            for at, (id, turn) in enumerate(zip(ids, turns, strict=True)):
+                if id in by_id and turn.message_id and by_id[id].origin.digest != placement.digest(turn):
+                    ids[at] = placement.message_key(owner, where, session, turn.message_id)
+            by_id |= {
+                r.cube.id: r.cube for r in self._vault.by_ids([i for i in ids if i is not None and i not in by_id])
+            }
         first: list[MemCube] = []
         last: list[MemCube] = []
         if session is not None:
