@@ -76,14 +76,12 @@ def within(access: Access, most: Access) -> bool:
 
 def narrowed(access: Access, most: Access) -> Access:
     """An access without the readers and writers that another one does not let read. The owner stays."""
-    if PUBLIC in readers_of(most):
-        return access
     rest = readers_of(most)
-    if PUBLIC in readers_of(access):
-        return replace(
-            access, readers=rest - {access.owner}, writers=(rest if PUBLIC in access.writers else access.writers & rest)
-        )
-    return replace(access, readers=access.readers & rest, writers=access.writers & rest)
+    if PUBLIC in rest:
+        return access
+    readers = (rest if PUBLIC in readers_of(access) else access.readers & rest) - {access.owner}
+    writers = rest if PUBLIC in access.writers else access.writers & rest
+    return replace(access, readers=readers, writers=writers)
 
 
 def shared(access: Access, readers: frozenset[str], writers: frozenset[str]) -> Access:

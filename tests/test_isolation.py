@@ -65,6 +65,19 @@ def reads(actor: str, access: Access) -> bool:
     return bool(readers(access) & {actor, PUBLIC})
 
 
+def _within(access: Access, most: Access) -> bool:
+    return PUBLIC in readers(most) or readers(access) <= readers(most)
+
+
+def _narrowed(access: Access, most: Access) -> Access:
+    rest = readers(most)
+    if PUBLIC in rest:
+        return access
+    may_read = (rest if PUBLIC in readers(access) else access.readers & rest) - {access.owner}
+    may_write = rest if PUBLIC in access.writers else access.writers & rest
+    return Access(access.owner, may_read, may_write)
+
+
 @dataclass
 class Told:
     actor: str
@@ -122,9 +135,19 @@ class Actors(RuleBasedStateMachine):
     @rule(data=st.data(), actor=actors, may_read=names, may_write=names)
     def share(self, data: Any, actor: str, may_read: frozenset[str], may_write: frozenset[str]) -> None:
         id, known = self._pick(data)
+        wanted = Access(known.owner, may_read, may_write)
+        source = self.known[known.parent].access if known.parent else None
+        if source and not known.gone and actor == known.owner and not _within(wanted, source):
+            with pytest.raises(AccessDenied, match="made from"):
+                self.memory.share(id, may_read, may_write, actor=actor)
+            return
         if self._may(actor, id, "share", lambda m: m.share(id, may_read, may_write, actor=actor), owner=True):
-            known.versions.append((known.text, Access(known.owner, may_read, may_write)))
+            known.versions.append((known.text, wanted))
             self._tell(actor, "share", id)
+            for child, made in self._made_from(id):
+                if (kept := _narrowed(made.access, wanted)) != made.access:
+                    made.versions.append((made.text, kept))
+                    self._tell(actor, "share", child)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), actor=actors)
@@ -134,6 +157,7 @@ class Actors(RuleBasedStateMachine):
         if self._may(actor, id, "update", lambda m: m.update(id, text, actor=actor), frozen=False):
             known.versions.append((text, known.access))
             self._tell(actor, "update", id)
+            self._outdate(actor, id)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), actor=actors, verb=st.sampled_from(["archive", "freeze", "unfreeze"]))
@@ -163,8 +187,11 @@ class Actors(RuleBasedStateMachine):
                 self.memory.restore(id, version, actor=actor)
             return
         if self._may(actor, id, "restore", lambda m: m.restore(id, version, actor=actor), frozen=False):
+            before = known.text
             known.versions.append((known.versions[version - 1][0], known.access))
             self._tell(actor, "restore", id)
+            if known.text != before:
+                self._outdate(actor, id)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data(), actor=actors)
@@ -192,6 +219,17 @@ class Actors(RuleBasedStateMachine):
         assert {c.id for c in brief.cubes} <= wanted
         for id, known in self.known.items():
             assert id in wanted or known.text.split()[0] + " " not in brief.text or known.parent or self._gist(id)
+
+    def _made_from(self, id: str) -> list[tuple[str, Known]]:
+        return [(i, k) for i, k in self.known.items() if k.parent == id and not k.gone]
+
+    def _outdate(self, actor: str, id: str) -> None:
+        """What was made from changed words leaves the search."""
+        for child, made in self._made_from(id):
+            if made.state == "generated":
+                made.state = "archived"
+                made.versions.append(made.versions[-1])
+                self._tell(actor, "outdate", child)
 
     def _gist(self, id: str) -> bool:
         """Whether a statement that quotes this memory still lives: the words are its own, then."""
