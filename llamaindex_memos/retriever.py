@@ -43,7 +43,7 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's cl
         by_texts = getattr(embed, "get_text_embedding_batch", embed)
         self._memory = memory if isinstance(memory, MemOS) else MemOS(memory, embed=by_texts)
         self._actor = actor
-        self._namespace = tuple(namespace)
+        self._namespace = namespace  # the engine checks it
         self._k = k
         super().__init__()
 

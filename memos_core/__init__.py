@@ -5,6 +5,7 @@ Importing this loads neither torch nor LanceDB nor a framework; `MemOS` brings L
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from .errors import (
@@ -56,6 +57,10 @@ if TYPE_CHECKING:
     from .embed import LocalEmbedder
     from .memos import MemOS
     from .reader import LLMReader
+
+os.environ.setdefault(
+    "LANCEDB_LOG", "error"
+)  # before its import: else each lost race of a compaction is on the user's screen
 
 __version__ = "0.1.0"
 

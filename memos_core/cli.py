@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from .errors import MemOSError
+from .errors import MemOSError, NotAStore
 
 BENCHES = ("locomo", "prefeval", "store")
 
@@ -81,6 +82,8 @@ def _demo(words: Sequence[str]) -> int:
 def _open(args: argparse.Namespace) -> Any:
     from .memos import MemOS
 
+    if not (Path(args.path) / "meta.lance").exists():
+        raise NotAStore(f"{args.path} holds no store")
     return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
 
 

@@ -17,8 +17,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("LANCE_LOG", "error")  # before its import: Lance logs each fallback of its planner otherwise
-
 import lancedb
 import pyarrow as pa
 from filelock import FileLock, Timeout
@@ -58,12 +56,13 @@ class Database:
         self._commits = self._rows = 0  # of this process, since the last compaction
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
-        self._held = 0
         self._tables: dict[str, Any] = {}
         self._synced: set[str] = set()
         self._closed = False
         claim_folder(Path(self.path))
-        self._lock = FileLock(Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002)
+        self._lock = FileLock(
+            Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002, thread_local=False
+        )
         with self.guarded("open"):
             # interval 0: every read sees what any process committed; a stale handle silently updates nothing
             self._db = lancedb.connect(
@@ -80,6 +79,7 @@ class Database:
         """Let go of the tables. Twice is once."""
         self._closed = True
         self._tables.clear()
+        self._lock.release(force=True)
 
     # --- tables --------------------------------------------------------------------------------------------------------
 
@@ -145,18 +145,17 @@ class Database:
         """Be the only writer until the end of the block. Raises StoreUnavailable after `Policy.lock_seconds`."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        nested = self._mutex._is_owned()  # type: ignore[attr-defined]  # asked, not counted: a count is wrong after Ctrl-C in the middle
         with self._mutex:
-            self._held += 1
             try:
-                if self._held == 1:
+                if not nested:
                     self._acquire()
                     if self._tables:
                         self._check_manifest()
                 yield
             finally:
-                self._held -= 1
-                if self._held == 0:
-                    self._lock.release()
+                if not nested:
+                    self._lock.release(force=True)
 
     def committed(self, table: str, rows: int = 1) -> None:
         """Acknowledge a commit to a table: on the device, if the policy says so."""
@@ -216,6 +215,9 @@ class Database:
     def _optimize(self, name: str) -> None:
         for attempt in range(_TRIES):
             try:
+                if self.policy.fsync:  # what takes the place of flushed files is flushed before these go
+                    self.table(name).optimize(cleanup_older_than=timedelta(days=36_500))
+                    self.committed(name)
                 self.table(name).optimize(cleanup_older_than=self.policy.keep_versions)
                 return
             except RuntimeError as error:
@@ -231,6 +233,7 @@ class Database:
             config = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
             with self.guarded(self.manifest.cubes):
                 self.cubes.create_index("vector", config=config, name="vector_idx", replace=True)
+                self.committed(self.manifest.cubes)
             self.write_manifest(replace(self.manifest, trained=rows))
 
     # --- the manifest --------------------------------------------------------------------------------------------------

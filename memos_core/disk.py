@@ -52,12 +52,16 @@ def flush_new_files(folder: Path, done: set[str]) -> None:
 
     Lance writes each file once and never again, so a name that was flushed stays flushed.
     """
-    for parent, _, names in os.walk(folder):
-        new = [n for n in names if (full := f"{parent}/{n}") not in done and not done.add(full)]  # type: ignore[func-returns-value]
-        for name in new:
-            _flush(f"{parent}/{name}")
+    for parent, folders, names in os.walk(folder):
+        new = [path for name in (*names, *folders) if (path := f"{parent}/{name}") not in done]
+        for path in new:
+            _flush(path)
         if new:
             _flush(parent)
+        done.update(new)
+    if str(folder) not in done:
+        _flush(str(folder.parent))
+        done.add(str(folder))
 
 
 def _flush(path: str) -> None:

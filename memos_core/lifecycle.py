@@ -4,7 +4,7 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
 5.4.3); this is our table:
 
     generated, activated, merged   live: searched, changed
-    archived                       kept, found only by id or by a time window
+    archived                       kept, found only by id; `restore` brings it back
     frozen                         live and readable, but unchangeable until unfrozen
     expired                        its time is over; never returned
 """
@@ -89,9 +89,12 @@ def refined(old: MemCube, said: MemCube, now: datetime) -> MemCube:
     return _next(replace(old, payload=said.payload, origin=said.origin, lineage=tuple(links)), now)
 
 
-def require_deletable(cubes: Iterable[MemCube]) -> None:
-    """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget."""
-    for cube in cubes:
+def require_deletable(asked: Iterable[MemCube], derived: Iterable[MemCube]) -> None:
+    """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget. What others made of a memory does not
+    hold it: they were lent it."""
+    asked = list(asked)
+    owners = {cube.access.owner for cube in asked}
+    for cube in [*asked, *(c for c in derived if c.access.owner in owners)]:
         if cube.state is State.FROZEN:
             raise IllegalTransition(
                 f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from"
@@ -106,6 +109,8 @@ def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:
         current, payload=past.payload, kind=past.kind, semantic_type=past.semantic_type, tags=past.tags,
         attributes=past.attributes, lineage=past.lineage,
     )  # fmt: skip
+    if current.state is State.ARCHIVED:  # bringing it back is what was asked for
+        content = replace(content, state=State.ACTIVATED, lifespan=replace(current.lifespan, valid_until=None))
     return _next(content, now)
 
 

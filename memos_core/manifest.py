@@ -36,7 +36,7 @@ def verified(stored: str, path: str) -> Manifest:
     if sum != str(zlib.crc32(text.encode())):
         raise Damaged(f"{path}/meta.lance: the manifest does not match its checksum: {stored[:80]!r}")
     raw = json.loads(text)
-    if raw.get("schema") != SCHEMA:
+    if not 1 <= raw.get("schema", 0) <= SCHEMA:  # records of an older one are migrated as they are read
         raise SchemaMismatch(
             f"{path} has store schema {raw.get('schema')}, this version reads {SCHEMA}: "
             "use the memos-adapters that wrote it, or a newer one"

@@ -19,6 +19,7 @@ from .words import STOP, tokenize
 ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system",
          "developer": "system", "tool": "tool"}  # fmt: skip
 TYPES = ("fact", "preference", "event")
+_STARTS = 8  # brackets at which the JSON of an answer may begin
 _WINDOW = 12  # turns put before a model at once: enough for references to resolve, small enough for a small model
 
 
@@ -201,15 +202,22 @@ class LLMReader:
 def _items(answer: str) -> list[Any]:
     import json_repair  # small models wrap, cut and mis-quote JSON in many ways
 
-    if "[" not in answer and "{" not in answer:
-        raise ValueError("no JSON in the answer")
-    found = json_repair.loads(answer[min(i for i in (answer.find("["), answer.find("{")) if i >= 0) :])
+    answer = re.sub(r"<think>.*?</think>", "", answer, flags=re.DOTALL)
+    for start in [m.start() for m in re.finditer(r"[\[{]", answer)][:_STARTS]:
+        found = _listed(json_repair.loads(answer[start:]))
+        if any(isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in found):
+            return found
+    if re.search(r"\[\s*\]", answer):
+        return []
+    raise ValueError("no JSON list of statements in the answer")
+
+
+def _listed(found: Any) -> list[Any]:
+    """The list in what was parsed: itself, the one under a name, or a single statement."""
     if isinstance(found, Mapping):
-        lists = [v for v in found.values() if isinstance(v, list)]
-        found = [found] if "text" in found else lists[0] if len(lists) == 1 else None
-    if not isinstance(found, list):
-        raise ValueError("not a JSON list")
-    return found
+        lists = [v for v in found.values() if isinstance(v, list) and any(isinstance(i, Mapping) for i in v)]
+        return [found] if "text" in found else lists[0] if lists else []
+    return found if isinstance(found, list) else []
 
 
 def _sources(item: Mapping[str, Any], batch: Sequence[MemCube]) -> list[MemCube]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -281,10 +281,10 @@ class Vault:
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------
 
     def versions(self, name: str) -> dict[str, int]:
-        """The version of each memory in a cubes table."""
+        """The checksum of each memory in a cubes table: version numbers begin anew where an id does."""
         with self.db.guarded(name):
-            found = self.db.table(name).search().select(["id", "version"]).limit(ALL).to_arrow()
-        return dict(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
+            found = self.db.table(name).search().select(["id", "checksum"]).limit(ALL).to_arrow()
+        return dict(zip(found["id"].to_pylist(), found["checksum"].to_pylist(), strict=True))
 
     def fill(self, name: str, dimension: int, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
         """Add memories to a cubes table that is being filled."""
@@ -304,6 +304,7 @@ class Vault:
         before = self.manifest.cubes
         with self.db.guarded(manifest.cubes):
             self.db.table(manifest.cubes).optimize()
+            self.db.committed(manifest.cubes)
         self.db.write_manifest(manifest)
         self.db.drop(before)
 
@@ -312,7 +313,7 @@ class Vault:
     def _still(self, old: Sequence[MemCube], need_vectors: bool) -> dict[str, Row]:
         rows = {r.cube.id: r for r in self.by_ids([c.id for c in old], vectors=need_vectors)}
         for cube in old:
-            if cube.id not in rows or rows[cube.id].cube.version != cube.version:
+            if cube.id not in rows or rows[cube.id].cube != replace(cube, usage=Usage()):
                 raise Conflict(f"memory {cube.id} is no longer at version {cube.version}: read it again")
         return rows
 

@@ -186,7 +186,13 @@ class Writer:
         """Take from what was derived the readers that its sources no longer have, one generation after the other."""
         for row in self._descendants([source]):
             cube = row.cube
-            most = governance.derived_access(cube.access.owner, [s.access for s in self._sources(cube)])
+            sources = [s.access for s in self._sources(cube)]
+            if not sources:
+                continue  # gone with the one that it was made from
+            if not all(governance.may_read(cube.access.owner, s) for s in sources):
+                self.remove([row], who, now)  # its owner lost what it was made from
+                continue
+            most = governance.derived_access(cube.access.owner, sources)
             kept = governance.narrowed(cube.access, most)
             if kept != cube.access:
                 new = lifecycle.with_access(cube, kept, now)
@@ -198,7 +204,7 @@ class Writer:
         `vault.writing()` since it read them."""
         derived = self._descendants([r.cube for r in rows])
         gone = [*rows, *derived]
-        lifecycle.require_deletable([r.cube for r in gone])
+        lifecycle.require_deletable([r.cube for r in rows], [r.cube for r in derived])
         if not gone:
             return [], 0
         events = [Event(str(uuid.uuid4()), now, who, "delete", r.cube.id, r.cube.version) for r in gone]

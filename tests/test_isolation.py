@@ -188,6 +188,7 @@ class Actors(RuleBasedStateMachine):
             return
         if self._may(actor, id, "restore", lambda m: m.restore(id, version, actor=actor), frozen=False):
             before = known.text
+            known.state = "activated" if known.state == "archived" else known.state
             known.versions.append((known.versions[version - 1][0], known.access))
             self._tell(actor, "restore", id)
             if known.text != before:
@@ -226,7 +227,7 @@ class Actors(RuleBasedStateMachine):
     def _outdate(self, actor: str, id: str) -> None:
         """What was made from changed words leaves the search."""
         for child, made in self._made_from(id):
-            if made.state == "generated":
+            if made.state in ("generated", "activated"):
                 made.state = "archived"
                 made.versions.append(made.versions[-1])
                 self._tell(actor, "outdate", child)
