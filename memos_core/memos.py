@@ -319,7 +319,8 @@ class MemOS:
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
         who = self._who(actor)
-        version = None if version is None else checked_number(version, "version")
+        if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
+            raise InvalidArgument(f"version: a whole number is needed, not {version!r}")
         [cube] = self._writer.readable([checked_id(id)], who)
         if version is None or version == cube.version:
             return replace(cube, usage=self._vault.used([cube.id]).get(cube.id, cube.usage))

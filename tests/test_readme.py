@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_code_in_the_readme_parses_and_imports_names_that_exist() -> None:
     for block in blocks:
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
-                module = __import__(node.module or "")
+                module = importlib.import_module(node.module or "")
                 for name in node.names:
                     assert hasattr(module, name.name)
 
