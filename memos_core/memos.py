@@ -439,9 +439,7 @@ class MemOS:
 
         try:
             reading = self._reader.read(turns, similar)
-        except (
-            Exception
-        ) as error:  # the reader is the caller's code, and the turns are stored: they must not pay for it
+        except Exception as error:  # the reader is the caller's code: the turns, which are stored, must not pay for it
             self._failed(who, "read", type(error).__name__)
             return []
         if not isinstance(reading, Reading):

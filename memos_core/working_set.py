@@ -82,7 +82,7 @@ class WorkingSet:
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
-        if (large := self._large_scope(scope, now)) is not None:
+        if (large := self._large_scope(scope)) is not None:
             return self._from_candidates(scope, question, k, narrowed, now, large)
         with self._lock:
             entry = self._kept.setdefault(scope, _Resident())
@@ -177,7 +177,7 @@ class WorkingSet:
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
-    def _large_scope(self, scope: Scope, now: datetime) -> Statistics | None:
+    def _large_scope(self, scope: Scope) -> Statistics | None:
         """Statistics of a scope that is too large to be resident, from a sample; None for one that is not. Counted again
         after so many commits that its size may have changed by as much."""
         revision = self._vault.revision()

@@ -84,10 +84,10 @@ class Writer:
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
                 self._vault.replace([found[0].cube], [new], [vector])
-                self._outdate([found[0].cube], who, new.updated_at)
             else:
                 self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
+            self._carry_on([r.cube for r in found], [new] * len(found), who)
         return new
 
     def add_statement(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
@@ -152,10 +152,7 @@ class Writer:
                 with self._vault.writing():
                     self._vault.replace([old], [new], [vector])
                     self.tell(who, verb, [new], new.updated_at)
-                    if new.text != old.text:
-                        self._outdate([old], who, new.updated_at)
-                    if new.access != old.access:
-                        self._narrow(new, who, new.updated_at)
+                    self._carry_on([old], [new], who)
                 return new
             except Conflict:
                 continue
@@ -184,13 +181,14 @@ class Writer:
 
     def _narrow(self, source: MemCube, who: str, now: datetime) -> None:
         """Take from what was derived the readers that its sources no longer have, one generation after the other."""
+        gone: set[str] = set()
         for row in self._descendants([source]):
             cube = row.cube
+            if cube.id in gone:  # with the one that it was made from
+                continue
             sources = [s.access for s in self._sources(cube)]
-            if not sources:
-                continue  # gone with the one that it was made from
             if not all(governance.may_read(cube.access.owner, s) for s in sources):
-                self.remove([row], who, now)  # its owner lost what it was made from
+                gone |= {c.id for c in self.remove([row], who, now)[0]}  # its owner lost what it was made from
                 continue
             most = governance.derived_access(cube.access.owner, sources)
             kept = governance.narrowed(cube.access, most)
@@ -266,13 +264,22 @@ class Writer:
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
         self._vault.replace(old, new, vectors)
         self.tell(draft.access.owner, "update", new, draft.created_at)
-        self._outdate(old, draft.access.owner, draft.created_at)
+        self._carry_on(old, new, draft.access.owner)
         return {c.id: c for c in new}
+
+    def _carry_on(self, old: Sequence[MemCube], new: Sequence[MemCube], who: str) -> None:
+        """Let what was derived follow its sources, whichever verb changed them: their words, and their readers."""
+        pairs = list(zip(old, new, strict=True))
+        if changed := [b for a, b in pairs if a.text != b.text]:
+            self._outdate(changed, who, changed[0].updated_at)
+        for before, after in pairs:
+            if before.access != after.access:
+                self._narrow(after, who, after.updated_at)
 
     def _outdate(self, changed: Sequence[MemCube], who: str, now: datetime) -> None:
         """Take out of search what was made from words that changed: it says what its source no longer says."""
         states = (State.GENERATED, State.ACTIVATED, State.MERGED)
-        old = [r.cube for r in self._descendants(changed) if r.cube.state in states] if changed else []
+        old = [r.cube for r in self._descendants(changed) if r.cube.state in states]
         new = [lifecycle.archive(c, now) for c in old]
         self._vault.replace(old, new, [None] * len(new))
         self.tell(who, "outdate", new, now)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core import PUBLIC, Access, AccessDenied, InvalidArgument, MemOS, NotFound
+from memos_core import PUBLIC, Access, AccessDenied, Draft, InvalidArgument, Link, MemCube, MemOS, NotFound, Reading
 from memos_core.governance import derived_access, may_read, may_write, readers_of, require_owner, require_write
 from tests.test_lifecycle import a_cube
 
@@ -80,3 +81,25 @@ def test_sharing_says_exactly_who(memory: MemOS) -> None:
     assert memory.share(cube.id, readers=[PUBLIC]).access == Access("ann", frozenset({PUBLIC}))
     assert memory.get(cube.id, actor="stranger").text == "tea"
     assert memory.share(cube.id).access == Access("ann")
+
+
+class Quoting:
+    """A reader that makes a statement of one memory, whatever was said."""
+
+    source: MemCube
+
+    def read(self, turns: Sequence[MemCube], similar: Callable[[str], Sequence[MemCube]], /) -> Reading:
+        return Reading((Draft("gist of the pin", parents=(Link(self.source.id, self.source.version),)),))
+
+
+def test_adding_again_under_a_key_withdraws_readers_from_what_was_derived(open_store: Callable[..., MemOS]) -> None:
+    quoting = Quoting()
+    memory = open_store(reader=quoting)
+    shared = Access("ann", readers=frozenset({"bob"}))
+    [quoting.source] = memory.add("the pin is 1234", key="pin", actor="ann", access=shared)
+    [_, gist] = memory.add("hello", actor="ann")
+    assert memory.get(gist.id, actor="bob").id == gist.id
+    memory.add("the pin is 1234", key="pin", actor="ann")  # for ann alone from now on
+    with pytest.raises(NotFound):
+        memory.get(gist.id, actor="bob")
+    assert memory.get(gist.id, actor="ann").state == "generated"  # the words are as they were
