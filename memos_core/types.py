@@ -306,7 +306,7 @@ class Policy:
 
     fsync: flush every commit to the device before it is acknowledged (survives a power cut, not only a crash).
     resident_memories: a scope of at most this many memories is ranked whole, from memory; a larger one from candidates.
-    resident_total: memories of all scopes kept in memory at once (about 3 KB each at 384 dimensions).
+    resident_total: memories of all scopes kept in memory at once.
     index_from: memories in the store from which on a vector index is kept (below, exact search is as fast).
     compact_every: commits of this process between two compactions.
     keep_versions: how long the files of superseded table versions are kept at least, for requests under way.
