@@ -42,6 +42,7 @@ from .types import (
     Event,
     Generation,
     Hit,
+    Item,
     Kind,
     KVCache,
     Lifespan,
@@ -65,6 +66,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .embed import LocalEmbedder
+    from .items import Items
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
@@ -94,6 +96,8 @@ __all__ = [
     "Hit",
     "IllegalTransition",
     "InvalidArgument",
+    "Item",
+    "Items",
     "KVCache",
     "Kind",
     "LLMReader",
@@ -132,7 +136,7 @@ __all__ = [
     "Usage",
 ]  # fmt: skip
 
-_LAZY = {"MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
+_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
 
 
 def __getattr__(name: str) -> Any:

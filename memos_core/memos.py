@@ -16,6 +16,7 @@ from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .inquiry import Inquiry
+from .items import Items
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
@@ -129,7 +130,13 @@ class MemOS:
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
         self._model = model
         self._answering: Answering | None = None
+        self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._closed = False
+
+    @property
+    def items(self) -> Items:
+        """Memories by namespace and key: values to put and get, see `Items`."""
+        return self._items
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
