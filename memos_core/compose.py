@@ -98,11 +98,11 @@ def independent(model: LocalModel, ids: Sequence[int], behind: Block | None = No
         raise InvalidArgument("ids: a block has at least one token")
     if behind is not None and behind.behind:
         raise InvalidArgument("behind: it must begin at position 0")
-    _require_plain(model)
     held = [] if behind is None else [(behind.tensor, len(behind.ids))]
     cache = model.cache(held, len(ids))
     at = 0 if behind is None else len(behind.ids)
-    model.forward(list(ids), cache)
+    with alteration.plain():
+        model.forward(list(ids), cache)
     return Block(tuple(ids), model.taken(cache, at, at + len(ids)), () if behind is None else behind.ids)
 
 
@@ -123,7 +123,7 @@ def recompose(
     _check(model, before, blocks)
     chosen: list[int] = []
     depth = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), alteration.plain():
         laid = _Laid.of(model, before, blocks)
         if laid.stale and repair.method == "first":
             chosen = _first(laid, repair)
@@ -266,15 +266,7 @@ class _Reached(Exception):
     """Ends a pass at the layer that was wanted."""
 
 
-def _require_plain(model: LocalModel) -> None:
-    if alteration.identity(model.alterations):
-        raise Unsupported(
-            f"{model.name}: blocks are the plain model's; steer generated positions only, or compose outside"
-        )
-
-
 def _check(model: LocalModel, prefix: Iterable[Block], blocks: Sequence[Block]) -> None:
-    _require_plain(model)
     layers, heads, width = model.shape
     if not blocks:
         raise InvalidArgument("blocks: there is none")
