@@ -3,8 +3,8 @@
 What stands before a token decides its keys and values. A block computed behind other tokens than those it is used behind lacks what it
 would have seen, and its first tokens were looked at as if they began the text. Joining takes three steps: keys are turned on to their
 new positions (`rotation`), blocks are laid behind one another, and a share of the tokens is run again behind all that now precedes
-them: the first of each block (LegoLink: EPIC, Hu et al. 2024, section 4), or those whose keys and values are furthest from what they
-should be in the first layers (CacheBlend: Yao et al. 2024, section 4). How good that is depends on model and text: see `guard`.
+them: the first of each block (LegoLink: EPIC, arXiv 2410.15332), or those whose keys and values are furthest from what they
+should be in the first layers (CacheBlend, arXiv 2405.16444). How good that is depends on model and text: see `guard`.
 
 Knows tensors and positions; knows no memories. Blocks are read and never changed.
 """

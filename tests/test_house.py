@@ -26,7 +26,7 @@ PURE = {
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "compose", "rotation", "steering"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "compose", "rotation", "steering", "guard"}, "sentence_transformers": {"embed"},
     "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
     "transformers": {"model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"},
 }  # fmt: skip
@@ -164,6 +164,7 @@ def test_exports_are_these() -> None:
             "Generation",
             "Hit",
             "IllegalTransition",
+            "Ineffective",
             "InvalidArgument",
             "KVCache",
             "Kind",
