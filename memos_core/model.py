@@ -104,7 +104,7 @@ class LocalModel:
     def _set_up(
         self, network: Any, tokenizer: Any, name: str, device: torch.device, cache_bytes: int, host_cache_bytes: int
     ) -> None:
-        if not len(tokenizer):
+        if not tokenizer("Is there a token?", add_special_tokens=False)["input_ids"]:
             raise ModelUnavailable(f"{name}: its tokenizer is empty; are the tokenizer's files beside the weights?")
         for argument, value in (("cache_bytes", cache_bytes), ("host_cache_bytes", host_cache_bytes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -159,8 +159,8 @@ class Tiers:
     def _put(self, who: str, cube: MemCube) -> MemCube:
         rows = self._vault.by_ids([cube.id])
         if rows:  # outdated once, or without its blob, and made again
-            cube = lifecycle.replaced(rows[0].cube, cube)
-            self._vault.replace([rows[0].cube], [replace(cube, state=State.ACTIVATED)], [None])
+            cube = replace(lifecycle.replaced(rows[0].cube, cube), state=State.ACTIVATED)
+            self._vault.replace([rows[0].cube], [cube], [None])
         else:
             self._vault.insert([cube], [None])
         self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}")
