@@ -42,7 +42,8 @@ class Mixture:
 
     looks: each as likely as it is often there. fewest, most: facts of a context. unknown: share of questions that the context
     does not answer. untyped: share of contexts in which any attribute takes any value. filler: share of contexts with other
-    text among the facts, `filler_most` sentences at most. empty: share of contexts without any fact.
+    text among the facts, `filler_most` sentences at most. empty: share of contexts without any fact. skewed: counts of facts
+    and of fillers are themselves uniform up to a uniform limit, so that long contexts are there, but few.
     """
 
     looks: tuple[Look, ...]
@@ -53,6 +54,11 @@ class Mixture:
     filler: float = 0.0
     filler_most: int = 0
     empty: float = 0.0
+    skewed: bool = False
+
+    def count(self, rng: random.Random, fewest: int, most: int) -> int:
+        """A number of facts or of fillers."""
+        return rng.randint(fewest, rng.randint(fewest, most) if self.skewed else most)
 
 
 @dataclass(slots=True)
@@ -86,14 +92,14 @@ class Document:
 def document(rng: random.Random, mixture: Mixture) -> Document:
     """One training document of a mixture: facts, then at least as many questions, drawn with replacement."""
     look = rng.choice(mixture.looks)
-    count = 0 if rng.random() < mixture.empty else rng.randint(mixture.fewest, mixture.most)
+    count = 0 if rng.random() < mixture.empty else mixture.count(rng, mixture.fewest, mixture.most)
     facts = language.draw_facts(rng, count, held_out=False, typed=rng.random() >= mixture.untyped)
     if look in ("names", "grid"):
         return _compact(rng, facts, by_name=look == "names")
     questions = [_question(rng, facts, mixture.unknown) for _ in range(max(count, 4))]
     sentences = [language.state(fact, rng.choice(language.STATEMENTS)) for fact in facts]
     if rng.random() < mixture.filler:
-        sentences = _scatter(rng, sentences, rng.randint(1, mixture.filler_most))
+        sentences = _scatter(rng, sentences, mixture.count(rng, 1, mixture.filler_most))
     if look == "plain":
         return _plain(rng, sentences, questions)
     return _chat(rng, look, sentences, questions)

@@ -24,12 +24,15 @@ Absence = Literal["attribute", "name", "pair"]
 ABSENCES: tuple[Absence, ...] = ("attribute", "name", "pair")
 UNKNOWN = "unknown."
 
-STARTS = tuple(
-    "bal bex bor cas cor dal dov fen fis gal gub hal hes jor jul kel kir lam lus mar mok nel nus pel por rav rus sel tav tol vel zor".split()
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+STARTS = _words(
+    "bal bex bor cas cor dal dov fen fis gal gub hal hes jor jul kel kir lam lus mar mok nel nus pel por rav rus sel tav tol vel zor"
 )
-ENDS = tuple(
-    "ba bo chi da den do fa fi ga gu ja jo ka ki lo lu mi mon na no pa pi ra rin sa sho ta tu va vi za zu".split()
-)
+ENDS = _words("ba bo chi da den do fa fi ga gu ja jo ka ki lo lu mi mon na no pa pi ra rin sa sho ta tu va vi za zu")
 
 CLOSED = {
     "colour": "red blue green yellow black white brown pink grey purple orange gold silver teal violet crimson",
@@ -41,7 +44,7 @@ CLOSED = {
     "instrument": "piano violin flute drum harp guitar cello trumpet organ banjo oboe horn bugle lute viola tuba",
     "job": "baker farmer tailor doctor nurse pilot sailor judge miner potter clerk waiter painter writer actor singer",
 }
-CLOSED_VALUES = {attribute: tuple(words.split()) for attribute, words in CLOSED.items()}
+CLOSED_VALUES = {attribute: _words(words) for attribute, words in CLOSED.items()}
 OPEN = ("city", "street", "band", "school")
 ATTRIBUTES = (*CLOSED_VALUES, *OPEN)
 
@@ -83,17 +86,15 @@ UNTRAINED_QUESTIONS = (
     "Do you know the {attribute} of {name}?",
 )
 
-NOUNS = tuple(
+NOUNS = _words(
     "river house garden road market bridge tower field letter window table door hill boat train bread stone forest lake wall roof lamp chair "
-    "clock basket coat story song meeting morning".split()
+    "clock basket coat story song meeting morning"
 )
-ADJECTIVES = tuple(
-    "old new small large quiet bright cold warm long short empty heavy narrow wide early late plain soft deep slow".split()
+ADJECTIVES = _words(
+    "old new small large quiet bright cold warm long short empty heavy narrow wide early late plain soft deep slow"
 )
-VERBS = tuple(
-    "stood lay waited turned stayed rested opened moved passed ended began fell shone grew looked slept".split()
-)
-PLACES = tuple("near behind under over beside before after above".split())
+VERBS = _words("stood lay waited turned stayed rested opened moved passed ended began fell shone grew looked slept")
+PLACES = _words("near behind under over beside before after above")
 FILLERS = (
     "The {adjective} {noun} {verb} {place} the {noun}.",
     "A {noun} {verb} {place} the {adjective} {noun}.",

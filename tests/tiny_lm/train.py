@@ -32,7 +32,7 @@ STAGES = (
     Mixture(("plain", "prose", "list"), 4, 8),
     Mixture(("plain", *CHAT), 4, 12, unknown=0.15, filler=0.15, filler_most=4),
     Mixture(("plain", *CHAT), 2, 20, unknown=0.2, untyped=0.6, filler=0.2, filler_most=10, empty=0.03),
-    Mixture(("plain", *CHAT), 2, 40, unknown=0.2, untyped=0.6, filler=0.4, filler_most=40, empty=0.05),
+    Mixture(("plain", *CHAT), 2, 40, unknown=0.2, untyped=0.6, filler=0.4, filler_most=40, empty=0.05, skewed=True),
 )
 ADVANCE_AT = 0.8
 JUDGED = 400  # answers of the current stage that the share of right ones is taken over
