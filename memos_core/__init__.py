@@ -11,19 +11,26 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     AccessDenied,
     Conflict,
+    ContextTooLong,
     Damaged,
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     MemOSError,
     MissingPackage,
+    ModelError,
+    ModelMismatch,
+    ModelUnavailable,
     NotAStore,
     NotFound,
+    OutOfMemory,
     SchemaMismatch,
     StoreClosed,
     StoreError,
     StoreUnavailable,
+    Unsupported,
 )  # fmt: skip
 from .types import (
     PUBLIC,
@@ -31,8 +38,10 @@ from .types import (
     Adapter,
     Ancestry,
     Brief,
+    Decoding,
     Draft,
     Event,
+    Generation,
     Hit,
     Item,
     Kind,
@@ -45,12 +54,14 @@ from .types import (
     Policy,
     Reading,
     Receipt,
+    Reply,
     SourceKind,
     State,
     Stats,
     Steering,
     Text,
     TickReport,
+    TokenUsage,
     Usage,
 )  # fmt: skip
 
@@ -58,6 +69,7 @@ if TYPE_CHECKING:
     from .embed import LocalEmbedder
     from .items import Items
     from .memos import MemOS
+    from .model import LocalModel
     from .reader import LLMReader
 
 os.environ.setdefault(
@@ -67,14 +79,66 @@ os.environ.setdefault(
 __version__ = "0.1.0"
 
 __all__ = [
-    "PUBLIC", "Access", "AccessDenied", "Adapter", "Ancestry", "Brief", "Conflict", "Damaged", "Draft", "EmbedderFailed",
-    "EmbedderMismatch", "Event", "Hit", "IllegalTransition", "InvalidArgument", "Item", "Items", "KVCache", "Kind", "LLMReader", "Lifespan",
-    "Link", "LocalEmbedder", "MemCube", "MemOS", "MemOSError", "MissingPackage", "Namespace", "NotAStore", "NotFound",
-    "Origin", "Policy", "Reading", "Receipt", "SchemaMismatch", "SourceKind", "State", "Stats", "Steering", "StoreClosed",
-    "StoreError", "StoreUnavailable", "Text", "TickReport", "Usage",
+    "PUBLIC",
+    "Access",
+    "AccessDenied",
+    "Adapter",
+    "Ancestry",
+    "Brief",
+    "Conflict",
+    "ContextTooLong",
+    "Damaged",
+    "Decoding",
+    "Draft",
+    "EmbedderFailed",
+    "EmbedderMismatch",
+    "Event",
+    "Generation",
+    "Hit",
+    "IllegalTransition",
+    "Ineffective",
+    "InvalidArgument",
+    "Item",
+    "Items",
+    "KVCache",
+    "Kind",
+    "LLMReader",
+    "Lifespan",
+    "Link",
+    "LocalEmbedder",
+    "LocalModel",
+    "MemCube",
+    "MemOS",
+    "MemOSError",
+    "MissingPackage",
+    "ModelError",
+    "ModelMismatch",
+    "ModelUnavailable",
+    "Namespace",
+    "NotAStore",
+    "NotFound",
+    "Origin",
+    "OutOfMemory",
+    "Policy",
+    "Reading",
+    "Receipt",
+    "Reply",
+    "SchemaMismatch",
+    "SourceKind",
+    "State",
+    "Stats",
+    "Steering",
+    "StoreClosed",
+    "StoreError",
+    "StoreUnavailable",
+    "Text",
+    "TickReport",
+    "TokenUsage",
+    "Unsupported",
+    "Usage",
 ]  # fmt: skip
 
-_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed"}
+_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
 
 
 def __getattr__(name: str) -> Any:

@@ -330,6 +330,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
+    kv_disk_bytes: of keys and values kept in the store's folder; building more than that is refused.
+    kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
     """
 
     fsync: bool = False
@@ -341,6 +343,60 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
+    kv_disk_bytes: int = 64 << 30
+    kv_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is drawn. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are not part of it.
+    The same `seed` draws the same answer."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one answer: of its prompt (`input`), those of them whose keys and values were held (`cached`), and drawn (`output`);
+    and the seconds from the call to the first drawn token."""
+
+    input: int
+    cached: int
+    output: int
+    seconds_to_first: float
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens of the prompt that were run."""
+        return self.input - self.cached
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model answered: text, drawn token ids, why it ended ("stop" or "length"), and what it took. `trouble` says in words what
+    had to be done without, such as held keys and values for which there was no room."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish: str
+    usage: TokenUsage
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with memory: its text, what was recalled for it, why it ended, and what it took."""
+
+    text: str
+    brief: Brief
+    finish: str
+    usage: TokenUsage
 
 
 class Embedder(Protocol):
