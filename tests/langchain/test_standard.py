@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,10 +29,9 @@ class _Filled:
     """A store with a few memories of ann's, for each test."""
 
     @pytest.fixture(autouse=True)
-    def filled(self, memory: MemOS) -> Iterator[None]:
+    def _filled(self, memory: MemOS) -> None:
         self.memory = memory
         self.ids = [memory.add(text, actor="ann")[0].id for text in SAID]
-        yield
 
 
 class TestRetriever(_Filled, RetrieversIntegrationTests):
