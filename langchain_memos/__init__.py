@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
     from .retriever import MemOSRetriever
+    from .store import MemOSStore
     from .tools import create_memos_tools
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "MemOSMemory",
     "MemOSRecallNode",
     "MemOSRetriever",
+    "MemOSStore",
     "MemOSWriteNode",
     "create_memos_tools",
 ]
@@ -29,6 +31,7 @@ _LAZY = {
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",
     "MemOSRetriever": "retriever",
+    "MemOSStore": "store",
     "MemOSWriteNode": "nodes",
     "create_memos_tools": "tools",
 }
