@@ -245,7 +245,7 @@ def test_lists_name_the_same_items_as_tuples_in_one_batch(make: Make) -> None:
     assert store.list_namespaces(prefix=["app"], suffix=["ann"]) == [HERE]
 
 
-FORBIDDEN: list[Any] = [(), ("langgraph", "x"), ("a.b",), ("a", ""), ("a\x00",), ("a", 5)]
+FORBIDDEN: list[Any] = [(), ("langgraph", "x"), ("a.b",), ("a", ""), ("a", 5)]
 
 
 @every_store
@@ -258,7 +258,7 @@ def test_a_forbidden_namespace_cannot_be_put_into(make: Make, namespace: Any) ->
 
 
 @only_ours
-@pytest.mark.parametrize("namespace", [*FORBIDDEN, "app", None])
+@pytest.mark.parametrize("namespace", [*FORBIDDEN, ("a\x00",), "app", None])
 def test_operations_handed_straight_to_batch_are_held_to_the_same(make: Make, namespace: Any) -> None:
     store = make()
     with pytest.raises(InvalidNamespaceError):
