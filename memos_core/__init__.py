@@ -43,6 +43,7 @@ from .types import (
     Event,
     Generation,
     Hit,
+    Item,
     Kind,
     KVCache,
     Lifespan,
@@ -66,6 +67,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .embed import LocalEmbedder
+    from .items import Items
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
@@ -96,6 +98,8 @@ __all__ = [
     "IllegalTransition",
     "Ineffective",
     "InvalidArgument",
+    "Item",
+    "Items",
     "KVCache",
     "Kind",
     "LLMReader",
@@ -134,7 +138,7 @@ __all__ = [
     "Usage",
 ]  # fmt: skip
 
-_LAZY = {"MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
+_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
 
 
 def __getattr__(name: str) -> Any:

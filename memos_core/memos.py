@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
-from .answering import Answering, Asked
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .inquiry import Inquiry
+from .items import Items
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
@@ -59,6 +59,7 @@ from .working_set import Scope, WorkingSet
 from .writing import Writer
 
 if TYPE_CHECKING:
+    from .answering import Answering
     from .model import LocalModel
 
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
@@ -129,7 +130,13 @@ class MemOS:
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
         self._model = model
         self._answering: Answering | None = None
+        self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._closed = False
+
+    @property
+    def items(self) -> Items:
+        """Memories by namespace and key: values to put and get, see `Items`."""
+        return self._items
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -393,6 +400,14 @@ class MemOS:
         self._upkeep.after_write()
         return found
 
+    def compose(self, ids: Iterable[str], *, actor: str | None = None) -> MemCube:
+        """One memory of keys and values out of several, side by side: opened as one, instead of the largest alone. The second and
+        those after it are moved behind the first and run again in part, so it is an approximation: a share of its uses is compared
+        with the exact result, and it is not used any more once their divergence passes 0.05 nats."""
+        who = self._who(actor)
+        cubes = self._writer.readable(checked_ids(ids), who)
+        return self._tiers.composed(who, cubes, self._need_model())
+
     def generate(
         self,
         messages: str | Sequence[Mapping[str, Any]],
@@ -443,14 +458,14 @@ class MemOS:
         who, where = self._who(actor), checked_namespace(namespace, root=True)
         budget = checked_number(max_brief_tokens, "max_brief_tokens")
         self._require_open()
-        answering = self._answers()
+        from .answering import Asked  # brings torch, which those who only remember need not have
 
         def recall(question: str, leave_out: Callable[[MemCube], bool]) -> Brief:
             return self.brief(question, namespace=where, actor=who, max_tokens=budget, leave_out=leave_out)
 
         asked = Asked(who, where, checked_word(session, "session"), recall)
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        brief, made = yield from answering.stream(asked, said, tools, decoding)
+        brief, made = yield from self._answers().stream(asked, said, tools, decoding)
         self._writer.tell(who, "generate", brief.cubes, self._clock(), detail=f"shown to {self._need_model().name}")
         return Reply(made.text, brief, made.finish, made.usage)
 
@@ -511,6 +526,8 @@ class MemOS:
         return found
 
     def _answers(self) -> Answering:
+        from .answering import Answering
+
         if self._answering is None:
             self._answering = Answering(self._need_model(), self._tiers, self._writer.failed)
             self._writer.forget = self._answering.forget

@@ -20,13 +20,13 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 
 RECORDS = {"types", "errors"}
 PURE = {
-    "lifecycle", "governance", "recall", "corpus", "words", "filters", "codec", "validate", "placement", "brief", "manifest",
+    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
     "chain",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "compose", "rotation", "steering", "guard"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard"}, "sentence_transformers": {"embed"},
     "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
     "transformers": {"model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"},
 }  # fmt: skip
@@ -145,6 +145,17 @@ def test_importing_loads_no_torch_and_no_database_and_takes_no_time(package: str
     assert float(seconds) < 3 * limit  # processor time, with room for a busy machine; the benchmark measures
 
 
+def test_remembering_needs_no_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from memos_core import MemOS\n"
+        f"with MemOS({str(tmp_path / 'store')!r}, embed=lambda texts: [[float(len(t)), 1.0] for t in texts]) as memory:\n"
+        "    memory.add('I take my tea with lemon.'); memory.search('tea'); memory.brief('tea'); memory.tick()\n"
+        "print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
 def test_exports_are_these() -> None:
     assert sorted(memos_core.__all__) == sorted(
         [
@@ -166,6 +177,8 @@ def test_exports_are_these() -> None:
             "IllegalTransition",
             "Ineffective",
             "InvalidArgument",
+            "Item",
+            "Items",
             "KVCache",
             "Kind",
             "LLMReader",

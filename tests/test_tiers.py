@@ -302,3 +302,59 @@ def test_a_model_whose_caches_cannot_be_cut_answers_and_refuses_to_keep(open_sto
     assert memory.generate(QUESTION, max_tokens=4).text == first.text
     with pytest.raises(Unsupported, match="cannot be cut"):
         kept(memory, cubes)
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------------
+
+
+def two_halves(memory: MemOS) -> tuple[list[MemCube], MemCube, MemCube]:
+    cubes = told(memory)
+    return cubes, kept(memory, cubes[:6]), kept(memory, cubes[6:])
+
+
+def test_composed_passages_are_opened_as_one(memory: MemOS) -> None:
+    cubes, first, second = two_halves(memory)
+    both = memory.compose([first.id, second.id])
+    assert [link.id for link in both.lineage] == [first.id, second.id]
+    assert 0 < both.attributes["recomputed"] <= 0.2
+    assert memory.compose([first.id, second.id]) == both
+    assert memory._model is not None
+    memory._model.shelf.clear()
+    reply = memory.generate(QUESTION, max_tokens=4)
+    assert {c.id for c in reply.brief.cubes} == {c.id for c in cubes}
+    assert memory.lineage(both.id).parents
+
+
+def test_one_that_strays_is_not_used_any_more(memory: MemOS) -> None:
+    """A network of random weights attends to everything alike, so what is computed apart is far off."""
+    cubes, first, second = two_halves(memory)
+    exact = memory.generate(QUESTION, max_tokens=4)
+    memory.compose([first.id, second.id])
+    assert memory._answering is not None
+    for i in range(12):
+        memory.generate(f"{QUESTION} ({i})", max_tokens=1)
+    watch = memory._answering.guard.state
+    assert watch.compared >= 4
+    assert watch.on == (watch.mean <= 0.05)
+    assert exact.text
+    assert len(cubes) == 12
+
+
+def test_deleting_a_source_deletes_what_was_composed_of_it(memory: MemOS, tmp_path: Path) -> None:
+    cubes, first, second = two_halves(memory)
+    both = memory.compose([first.id, second.id])
+    receipt = memory.delete(cubes[0].id)
+    assert {first.id, both.id} <= set(receipt.derived)
+    assert len(blobs(memory, tmp_path)) == 1
+    assert memory.get(second.id)
+
+
+def test_what_cannot_be_composed_is_refused(memory: MemOS) -> None:
+    cubes, first, _ = two_halves(memory)
+    with pytest.raises(InvalidArgument, match="two memories"):
+        memory.compose([first.id])
+    with pytest.raises(InvalidArgument, match="convert them"):
+        memory.compose([first.id, cubes[7].id])
+    memory.update(cubes[0].id, "House 0 is no more.")
+    with pytest.raises(InvalidArgument, match="convert them"):
+        memory.compose([first.id, kept(memory, cubes[8:]).id])
