@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakSet, WeakValueDictionary
 
-from memos_core import PUBLIC, InvalidArgument, MemOS
+from memos_core import PUBLIC, EmbedderMismatch, InvalidArgument, MemOS
 
 
 class Engine:
@@ -76,7 +76,16 @@ class Engine:
     def _open(self) -> _Opened:
         # LlamaIndex's embeddings are objects with a method, the engine's are callables
         embed = getattr(self._embed, "get_text_embedding_batch", self._embed)
-        _ours[self.path] = opened = _Opened(MemOS(self.path, embed=embed), ours=True)
+        try:
+            memory = MemOS(self.path, embed=embed)
+        except EmbedderMismatch as error:
+            if embed is not None:
+                raise
+            raise EmbedderMismatch(
+                f"{error}. To a memory that LlamaIndex made or restored, attach(MemOS({self.path!r}, embed=...)); once an "
+                "adapter in this process has that MemOS, others find it by its path"
+            ) from error
+        _ours[self.path] = opened = _Opened(memory, ours=True)
         return opened
 
 
