@@ -34,6 +34,7 @@ from .types import (
     Draft,
     Event,
     Hit,
+    Item,
     Kind,
     KVCache,
     Lifespan,
@@ -55,6 +56,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .embed import LocalEmbedder
+    from .items import Items
     from .memos import MemOS
     from .reader import LLMReader
 
@@ -66,13 +68,13 @@ __version__ = "0.1.0"
 
 __all__ = [
     "PUBLIC", "Access", "AccessDenied", "Adapter", "Ancestry", "Brief", "Conflict", "Damaged", "Draft", "EmbedderFailed",
-    "EmbedderMismatch", "Event", "Hit", "IllegalTransition", "InvalidArgument", "KVCache", "Kind", "LLMReader", "Lifespan",
+    "EmbedderMismatch", "Event", "Hit", "IllegalTransition", "InvalidArgument", "Item", "Items", "KVCache", "Kind", "LLMReader", "Lifespan",
     "Link", "LocalEmbedder", "MemCube", "MemOS", "MemOSError", "MissingPackage", "Namespace", "NotAStore", "NotFound",
     "Origin", "Policy", "Reading", "Receipt", "SchemaMismatch", "SourceKind", "State", "Stats", "Steering", "StoreClosed",
     "StoreError", "StoreUnavailable", "Text", "TickReport", "Usage",
 ]  # fmt: skip
 
-_LAZY = {"MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed"}
+_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from . import filters, governance, lifecycle, reader
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import Damaged, InvalidArgument, MemOSError, NotFound, StoreClosed
+from .items import Items
 from .recall import Question
 from .types import (
     SCHEMA,
@@ -117,7 +118,13 @@ class MemOS:
             self._vault.close()
             raise
         self._working_set = WorkingSet(self._vault, policy)
+        self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._closed = False
+
+    @property
+    def items(self) -> Items:
+        """Memories by namespace and key: values to put and get, see `Items`."""
+        return self._items
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

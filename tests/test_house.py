@@ -20,7 +20,7 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 
 RECORDS = {"types", "errors"}
 PURE = {
-    "lifecycle", "governance", "recall", "corpus", "words", "filters", "codec", "validate", "placement", "brief", "manifest",
+    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
@@ -158,6 +158,8 @@ def test_exports_are_these() -> None:
             "Hit",
             "IllegalTransition",
             "InvalidArgument",
+            "Item",
+            "Items",
             "KVCache",
             "Kind",
             "LLMReader",
