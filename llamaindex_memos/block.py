@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +15,7 @@ from llama_index.core.memory import BaseMemoryBlock
 from memos_core import MemOS
 
 from .engine import Engine, defaults, engine_of
-from .longterm import LongTerm, OnError, checked
+from .longterm import LongTerm, OnError, Turn, checked
 from .messages import as_turn, asked, said
 
 _SESSIONS = 1_000  # of which it is known what they said last; of others the engine is asked
@@ -26,7 +25,7 @@ _SESSIONS = 1_000  # of which it is known what they said last; of others the eng
 class _Session:
     """What a session said that is learnt, as it was last seen, and what was recalled for it."""
 
-    window: list[Mapping[str, Any]] = field(default_factory=list)
+    window: list[Turn] = field(default_factory=list)
     learnt: set[tuple[str, str]] = field(default_factory=set)
     recalled: tuple[tuple[int, str], str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -112,26 +111,29 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaInde
         messages = _without_repeated_question(messages)
         session = self._session(name)
         with session.lock:
-            window = [turn for m in messages if (turn := as_turn(m))]
-            if window != session.window:
-                # laid over what the engine has of the session: it knows where this window of it goes on
-                done = self._longterm.attempt("learn", lambda: (self._longterm.learn(window, name), True)[1], False)
-                if done:
-                    session.window = window
-                    session.learnt |= {(turn["role"], turn["content"]) for turn in window}
+            self._capture(messages, session, name)
             question, _ = asked(messages)
-            if question is None:
+            return "" if question is None else self._recall(question, messages, session)
+
+    def _capture(self, messages: list[ChatMessage], session: _Session, name: str) -> None:
+        window = [turn for m in messages if (turn := as_turn(m))]
+        # laid over what the engine has of the session: it knows where this window of it goes on
+        if window != session.window and self._longterm.did("learn", lambda: self._longterm.learn(window, name)):
+            session.window = window
+            session.learnt |= {(turn["role"], turn["content"]) for turn in window}
+
+    def _recall(self, question: str, messages: list[ChatMessage], session: _Session) -> str:
+        """Once for each question, however often an agent comes back to it."""
+        asking = (sum(m.role == MessageRole.USER for m in messages), question)
+        if session.recalled is None or session.recalled[0] != asking:
+            shown = {said(m) or "" for m in messages}
+            text = self._longterm.attempt(
+                "recall", lambda: self._longterm.recall(question, self.max_tokens, shown), None
+            )
+            if text is None:
                 return ""
-            turn_of = (sum(m.role == MessageRole.USER for m in messages), question)
-            if session.recalled is None or session.recalled[0] != turn_of:
-                shown = {said(m) or "" for m in messages}
-                text = self._longterm.attempt(
-                    "recall", lambda: self._longterm.recall(question, self.max_tokens, shown), None
-                )
-                if text is None:
-                    return ""
-                session.recalled = (turn_of, text)
-            return session.recalled[1]
+            session.recalled = (asking, text)
+        return session.recalled[1]
 
     def _take_over(self, messages: list[ChatMessage], name: str) -> None:
         """Learn what left the queue and was never shown."""
@@ -161,7 +163,11 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaInde
 
 def _without_repeated_question(messages: list[ChatMessage]) -> list[ChatMessage]:
     """`Memory` puts the question that an agent comes back with behind the history that ends with it."""
-    if len(messages) > 1 and all(m.role == MessageRole.USER for m in messages[-2:]) and said(messages[-2]) == said(messages[-1]):
+    if (
+        len(messages) > 1
+        and all(m.role == MessageRole.USER for m in messages[-2:])
+        and said(messages[-2]) == said(messages[-1])
+    ):
         return messages[:-1]
     return messages
 

@@ -14,6 +14,7 @@ from .engine import Engine, checked_choice, checked_count, checked_labels, check
 log = logging.getLogger("llamaindex_memos")
 
 OnError = Literal["warn", "raise"]
+Turn = dict[str, Any]  # as `messages.as_turn` makes it
 T = TypeVar("T")
 
 _MOST = 100_000  # turns of one session that are looked through
@@ -50,7 +51,7 @@ class LongTerm:
         )  # fmt: skip
         return brief.text
 
-    def learn(self, turns: Sequence[Mapping[str, Any]], session: str) -> None:
+    def learn(self, turns: Sequence[Turn], session: str) -> None:
         """Store what was said."""
         if turns:
             self._engine.memory.add(turns, namespace=self._namespace, actor=self._user, session=session)
@@ -62,11 +63,20 @@ class LongTerm:
         )
         return Counter((hit.cube.origin.role or "", hit.cube.text) for hit in hits)
 
-    def holds(self, turn: Mapping[str, Any]) -> bool:
+    def holds(self, turn: Turn) -> bool:
         """Whether somebody's very words are known, from whichever session."""
         of = {"role": turn["role"]}
         hits = self._engine.memory.search(turn["content"], namespace=self._namespace, actor=self._user, k=5, filter=of)
         return any(hit.cube.text == turn["content"] for hit in hits)
+
+    def did(self, verb: str, work: Callable[[], object]) -> bool:
+        """Whether `work` could be done; see `attempt`."""
+
+        def working() -> bool:
+            work()
+            return True
+
+        return self.attempt(verb, working, False)
 
     def attempt(self, verb: str, work: Callable[[], T], otherwise: T) -> T:
         """What `work` returns; if it fails, `otherwise`, and a warning in the log, unless errors are to be raised."""

@@ -9,7 +9,7 @@ import asyncio
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 from llama_index.core.base.llms.types import ChatMessage
@@ -21,7 +21,7 @@ from memos_core import InvalidArgument, MemOS, Receipt
 
 from .conversation import Change, Conversation, Kept, following, replaced
 from .engine import Engine, defaults, engine_of
-from .longterm import LongTerm, OnError, checked
+from .longterm import LongTerm, OnError, Turn, checked
 from .messages import Insert, as_turn, asked, fitting, packed, reminded, said, same, size, unpacked
 
 _RATIO = 0.75  # of a model's context that is the memory's, as core's ChatMemoryBuffer has it
@@ -105,7 +105,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     _is_read: bool = PrivateAttr(default=False)  # what is stored could be read the last time
     _unsaved: list[Kept] = PrivateAttr(default_factory=list)  # put, while the engine failed
     _is_replaced: bool = PrivateAttr(default=False)  # by `_seen`, while the engine failed
-    _unlearnt: list[Mapping[str, Any]] = PrivateAttr(default_factory=list)
+    _unlearnt: list[Turn] = PrivateAttr(default_factory=list)
     _recalled: tuple[tuple[str, str], str] | None = PrivateAttr(default=None)  # for which message and question, what
 
     def __init__(self, memory: MemOS | str | Any = None, *, embed: Any = None, **fields: Any) -> None:
@@ -114,7 +114,9 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         engine = engine_of(memory, embed, fields, known)
         checked({**known, **fields})
         is_named = bool(fields.get("session_id") or known["session_id"])
-        super().__init__(**{**fields, "session_id": fields.get("session_id") or known["session_id"] or str(uuid.uuid4())})
+        super().__init__(
+            **{**fields, "session_id": fields.get("session_id") or known["session_id"] or str(uuid.uuid4())}
+        )
         self._is_named = is_named
         self._attach(engine)
 
@@ -171,7 +173,9 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         """
         room = self.token_limit - (initial_token_count or 0)
         if room < 0:
-            raise InvalidArgument(f"initial_token_count: {initial_token_count} exceeds the token_limit {self.token_limit}")
+            raise InvalidArgument(
+                f"initial_token_count: {initial_token_count} exceeds the token_limit {self.token_limit}"
+            )
         with self._lock:
             kept = self._read()
             messages = [unpacked(k.body) for k in kept]
@@ -265,7 +269,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
     def _saved(self, work: Callable[[], None]) -> bool:
         """Whether this could be written. If not, the conversation is kept here, and the next write makes up for it."""
-        return self._longterm.attempt("keep the conversation", lambda: (work(), True)[1], False)
+        return self._longterm.did("keep the conversation", work)
 
     def _replace(self, after: Sequence[Kept]) -> None:
         self._make(_change(self._conversation.read(), [k.body for k in after]))
@@ -279,7 +283,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         turns = [turn for k in kept if (turn := as_turn(unpacked(k.body), k.key))] if self.write else []
         turns = [*self._unlearnt, *turns]
 
-        def learn() -> list[Mapping[str, Any]]:
+        def learn() -> list[Turn]:
             try:
                 self._longterm.learn(turns, self.session_id)
             except InvalidArgument:  # it will be refused the next time too
@@ -309,7 +313,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
                 known[_words(turns[k.key])] -= 1
         return news
 
-    def _recall(self, question: str, asking: str, budget: int, shown: set[str]) -> str:
+    def _recall(self, question: str, asking: str, budget: int, shown: Collection[str]) -> str:
         """What is known about a question; once for each message that asks, however often an agent comes back to it."""
         if asking and self._recalled is not None and self._recalled[0] == (asking, question):
             return self._recalled[1]
@@ -323,5 +327,5 @@ def _change(before: Sequence[Kept], bodies: Sequence[str]) -> Change:
     return replaced(before, bodies, lambda body: same(unpacked(body)))
 
 
-def _words(turn: Mapping[str, Any]) -> tuple[str, str]:
+def _words(turn: Turn) -> tuple[str, str]:
     return turn["role"], turn["content"]

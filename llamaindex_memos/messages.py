@@ -90,7 +90,11 @@ def unpacked(text: str) -> ChatMessage:
 def size(message: ChatMessage, tokenize: Callable[[str], Sequence[Any]]) -> int:
     """Tokens of a message: its texts and tool calls by the tokenizer, images and the like by core's estimates."""
     kinds = [str(block.block_type) for block in message.blocks]
-    texts = [str(b.model_dump(exclude={"block_type"})) for b, kind in zip(message.blocks, kinds, strict=True) if kind == "tool_call"]
+    texts = [
+        str(b.model_dump(exclude={"block_type"}))
+        for b, kind in zip(message.blocks, kinds, strict=True)
+        if kind == "tool_call"
+    ]
     texts += [b.text for b in message.blocks if isinstance(b, TextBlock)]
     if message.additional_kwargs:
         texts.append(str(message.additional_kwargs))
@@ -136,7 +140,9 @@ def _steps(messages: Sequence[ChatMessage], start: int) -> list[list[int]]:
 # --- a recalled text -------------------------------------------------------------------------------------------------------
 
 
-def reminded(messages: Sequence[ChatMessage], text: str, at: int | None, insert: Insert, alone: bool) -> list[ChatMessage]:
+def reminded(
+    messages: Sequence[ChatMessage], text: str, at: int | None, insert: Insert, alone: bool
+) -> list[ChatMessage]:
     """Messages with a recalled text put into one of them, never as a second system message.
 
     Args:

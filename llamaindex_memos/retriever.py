@@ -54,7 +54,7 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # the framework's cl
     ) -> None:
         self._engine = Engine(memory, embed)
         # the engine checks these, each time
-        self._where = {
+        self._where: dict[str, Any] = {
             "actor": actor, "namespace": namespace, "filter": filter, "since": since, "until": until, "kinds": kinds
         }  # fmt: skip
         self.similarity_top_k = k

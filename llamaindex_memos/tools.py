@@ -73,9 +73,7 @@ class MemOSToolSpec(BaseToolSpec):  # type: ignore[misc]  # LlamaIndex is untype
             return f"k: {k!r:.40} is not a whole number from 1 to {_MOST}. Nothing was searched."
 
         def search() -> str:
-            hits = self._engine.memory.search(
-                asked, namespace=self._namespace, actor=self._user, k=min(count, _MOST)
-            )
+            hits = self._engine.memory.search(asked, namespace=self._namespace, actor=self._user, k=min(count, _MOST))
             return "\n".join(map(_line, hits)) or "Nothing is remembered about that."
 
         return self._answer("search", search)
@@ -125,8 +123,10 @@ class MemOSToolSpec(BaseToolSpec):  # type: ignore[misc]  # LlamaIndex is untype
         except (AccessDenied, IllegalTransition) as error:
             return f"Not possible: {error}. Nothing was changed."
         except InvalidArgument as error:
-            return f"Not understood: {str(error):.200}"
-        except MemOSError as error:  # the store's trouble is not the model's: it goes on without, and the log has the reason
+            return f"Not understood: {error!s:.200}"
+        except (
+            MemOSError
+        ) as error:  # the store's trouble is not the model's: it goes on without, and the log has the reason
             log.warning("a tool could not %s for %s: %s", verb, self._user, error)
             return "The memory is not available right now. Go on without it."
 

@@ -36,7 +36,10 @@ class ChatModel(FunctionCallingLLM):
     @property
     def metadata(self) -> LLMMetadata:
         return LLMMetadata(
-            context_window=CONTEXT, is_chat_model=True, is_function_calling_model=self.calls_functions, model_name="scripted"
+            context_window=CONTEXT,
+            is_chat_model=True,
+            is_function_calling_model=self.calls_functions,
+            model_name="scripted",
         )
 
     def systems(self, call: int = -1) -> list[str]:
@@ -54,7 +57,11 @@ class ChatModel(FunctionCallingLLM):
             reply = reply(messages)
         if isinstance(reply, Exception):
             raise reply
-        return reply.model_copy(deep=True) if isinstance(reply, ChatMessage) else ChatMessage(role="assistant", content=reply)
+        return (
+            reply.model_copy(deep=True)
+            if isinstance(reply, ChatMessage)
+            else ChatMessage(role="assistant", content=reply)
+        )
 
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
         return ChatResponse(message=self._next(messages))

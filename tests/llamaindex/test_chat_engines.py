@@ -186,7 +186,9 @@ def test_it_works_with_a_model_that_completes(engine: MemOS, remembering: Any) -
     assert LEMON in llm.prompts[0]
 
 
-def test_braces_in_a_memory_do_not_break_the_templates_of_context_engines(engine: MemOS, remembering: Any, ask: Any) -> None:
+def test_braces_in_a_memory_do_not_break_the_templates_of_context_engines(
+    engine: MemOS, remembering: Any, ask: Any
+) -> None:
     engine.add('Her tea is {"kind": "green", "of": {}} and {unknown}.', actor="ann")
     llm = ChatModel("Green.")
     ask(ContextChatEngine.from_defaults(Documents(), memory=remembering(), llm=llm), "What is her tea?")
