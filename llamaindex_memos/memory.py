@@ -97,8 +97,6 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     tokenizer_fn: Callable[[str], Sequence[Any]] = Field(default_factory=get_tokenizer, exclude=True)
 
     _engine: Engine = PrivateAttr()
-    _longterm: LongTerm = PrivateAttr()
-    _conversation: Conversation = PrivateAttr()
     _is_named: bool = PrivateAttr()
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
     _seen: list[Kept] = PrivateAttr(default_factory=list)  # the conversation as it was last read or written
@@ -118,7 +116,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
             **{**fields, "session_id": fields.get("session_id") or known["session_id"] or str(uuid.uuid4())}
         )
         self._is_named = is_named
-        self._attach(engine)
+        self._engine = engine
 
     @classmethod
     def class_name(cls) -> str:
@@ -156,8 +154,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         """Go on with this engine."""
         engine = Engine(memory)
         with self._lock:
-            self.path = engine.path
-            self._attach(engine)
+            self.path, self._engine, self._recalled = engine.path, engine, None
 
     def close(self) -> None:
         """Let go of the store if it was opened by its path; the next use opens it again."""
@@ -181,12 +178,15 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
             messages = [unpacked(k.body) for k in kept]
             sizes = [size(m, self.tokenizer_fn) for m in messages]
             question, at = asked(messages, input)
-            text = ""
-            if question is not None:
-                budget = min(self.max_tokens, room // 2)
-                shown = {said(messages[i]) or "" for i in fitting(messages, sizes, room - budget)}
-                text = self._recall(question, "" if at is None else kept[at].key, budget, shown)
-        chosen = fitting(messages, sizes, room - len(self.tokenizer_fn(text)))
+            if question is None:
+                return [messages[i] for i in fitting(messages, sizes, room)]
+            budget = min(self.max_tokens, room // 2)
+            chosen = fitting(messages, sizes, room - budget)
+            shown = {said(messages[i]) or "" for i in chosen}
+            text = self._recall(question, "" if at is None else kept[at].key, budget, shown)
+        spent = len(self.tokenizer_fn(text)) if text else 0
+        if not text or spent > budget:
+            chosen = fitting(messages, sizes, room - spent)
         place = chosen.index(at) if at in chosen else None
         return reminded([messages[i] for i in chosen], text, place, self.insert, alone=initial_token_count == 0)
 
@@ -250,11 +250,25 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
     # --- below -------------------------------------------------------------------------------------------------------------
 
-    def _attach(self, engine: Engine) -> None:
-        self._engine = engine
-        self._longterm = LongTerm(engine, self.user_id, self.namespace, self.on_error)
-        self._conversation = Conversation(engine, self.user_id, self.namespace, self.session_id)
-        self._recalled = None
+    def __copy__(self) -> MemOSMemory:
+        """Another memory of the same conversation, on the same engine."""
+        copied: MemOSMemory = self.from_dict({**self.to_dict(), "tokenizer_fn": self.tokenizer_fn})
+        copied._engine = self._engine
+        return copied
+
+    def __deepcopy__(self, memo: Any = None) -> MemOSMemory:
+        return self.__copy__()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.from_dict, (self.to_dict(),)
+
+    @property
+    def _longterm(self) -> LongTerm:
+        return LongTerm(self._engine, self.user_id, self.namespace, self.on_error)
+
+    @property
+    def _conversation(self) -> Conversation:
+        return Conversation(self._engine, self.user_id, self.namespace, self.session_id)
 
     def _read(self) -> list[Kept]:
         """The conversation as it is, whoever wrote to it; what could not be written yet comes last."""
