@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-import logging
 import pickle
 import subprocess
 import sys
@@ -311,7 +310,7 @@ def test_what_stands_in_the_conversation_is_not_recalled_beside_it(engine: MemOS
 
 
 def test_what_no_longer_fits_is_recalled(engine: MemOS, remembering: Any) -> None:
-    memory = remembering(token_limit=160, max_tokens=80, tokenizer_fn=_words)
+    memory = remembering(token_limit=180, max_tokens=90, tokenizer_fn=_words)
     memory.put_messages([user("My sister Ines is allergic to walnuts."), assistant("I see.")])
     memory.put_messages([user("word " * 80), assistant("Many words.")])
     memory.put(user("What is Ines allergic to?"))
