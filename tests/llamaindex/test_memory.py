@@ -312,7 +312,7 @@ def test_what_stands_in_the_conversation_is_not_recalled_beside_it(engine: MemOS
 def test_what_no_longer_fits_is_recalled(engine: MemOS, remembering: Any) -> None:
     memory = remembering(token_limit=180, max_tokens=90, tokenizer_fn=_words)
     memory.put_messages([user("My sister Ines is allergic to walnuts."), assistant("I see.")])
-    memory.put_messages([user("word " * 80), assistant("Many words.")])
+    memory.put_messages([user("word " * 100), assistant("Many words.")])
     memory.put(user("What is Ines allergic to?"))
     [message] = memory.get()
     assert "user: My sister Ines is allergic to walnuts." in str(message.content)
