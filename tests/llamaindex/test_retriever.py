@@ -87,7 +87,7 @@ def test_how_many_can_be_said_later(memory: MemOS) -> None:
     assert retriever.similarity_top_k == 10
     retriever.similarity_top_k = 1
     assert len(found(retriever)) == 1
-    with pytest.raises(InvalidArgument, match="^k:"):
+    with pytest.raises(InvalidArgument, match=r"^k:"):
         retriever.similarity_top_k = 0
 
 
@@ -154,7 +154,7 @@ def test_embeds_by_the_engines_default_and_a_store_knows_it(tmp_path: Path) -> N
 
 
 def test_refuses_what_is_no_embedder() -> None:
-    with pytest.raises(InvalidArgument, match="^embed:"):
+    with pytest.raises(InvalidArgument, match=r"^embed:"):
         MemOSEmbedding(5)
 
 
