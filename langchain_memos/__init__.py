@@ -1,4 +1,4 @@
-"""Long-term memory for LangChain agents, on the memos_core engine.
+"""Long-term memory for LangChain and LangGraph, on the memos_core engine.
 
 Importing this loads neither LangChain's agents nor torch; the first touch of a name does.
 """
@@ -9,11 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .embeddings import MemOSEmbeddings
     from .memory import MemOSMemory
+    from .nodes import MemOSRecallNode, MemOSWriteNode
+    from .retriever import MemOSRetriever
+    from .tools import create_memos_tools
 
-__all__ = ["MemOSMemory"]
+__all__ = [
+    "MemOSEmbeddings",
+    "MemOSMemory",
+    "MemOSRecallNode",
+    "MemOSRetriever",
+    "MemOSWriteNode",
+    "create_memos_tools",
+]
 
-_LAZY = {"MemOSMemory": "memory"}
+_LAZY = {
+    "MemOSEmbeddings": "embeddings",
+    "MemOSMemory": "memory",
+    "MemOSRecallNode": "nodes",
+    "MemOSRetriever": "retriever",
+    "MemOSWriteNode": "nodes",
+    "create_memos_tools": "tools",
+}
 _FRAMEWORK = ("langchain", "langchain_core", "langgraph")
 
 
