@@ -36,7 +36,9 @@ from .types import (
     Access,
     Adapter,
     Ancestry,
+    Answer,
     Brief,
+    BrokenCall,
     Decoding,
     Draft,
     Event,
@@ -60,6 +62,7 @@ from .types import (
     Text,
     TickReport,
     TokenUsage,
+    ToolCall,
     Usage,
 )  # fmt: skip
 
@@ -68,6 +71,7 @@ if TYPE_CHECKING:
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
+    from .toolcalls import AnswerReader, read_answer
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -81,7 +85,10 @@ __all__ = [
     "AccessDenied",
     "Adapter",
     "Ancestry",
+    "Answer",
+    "AnswerReader",
     "Brief",
+    "BrokenCall",
     "Conflict",
     "ContextTooLong",
     "Damaged",
@@ -128,11 +135,16 @@ __all__ = [
     "Text",
     "TickReport",
     "TokenUsage",
+    "ToolCall",
     "Unsupported",
     "Usage",
+    "read_answer",
 ]  # fmt: skip
 
-_LAZY = {"MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
+_LAZY = {
+    "AnswerReader": "toolcalls", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
+    "read_answer": "toolcalls",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
