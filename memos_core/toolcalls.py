@@ -37,7 +37,7 @@ class AnswerReader:
     """
 
     def __init__(self, tools: Sequence[Mapping[str, Any]] | None = None) -> None:
-        self._tools = {name: parameters for name, parameters in map(_described, tools or ())}
+        self._tools = dict(map(_described, tools or ()))
         self._held = ""  # not let go of yet
         self._mode = "start"
         self._text, self._reasoning = "", ""
@@ -221,7 +221,7 @@ def _call(value: Any) -> ToolCall | str:
     name = inner.get("name") or (function if isinstance(function, str) else None)
     if not isinstance(name, str) or not name:
         return "it has no name"
-    arguments = next((inner[k] for k in ("arguments", "parameters", "args") if k in inner), {})
+    arguments: Any = next((inner[k] for k in ("arguments", "parameters", "args") if k in inner), {})
     if isinstance(arguments, str):
         arguments = json_repair.loads(arguments) if arguments.strip() else {}
     if arguments is None:
