@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
 from . import chain, prompt
-from .errors import ContextTooLong, InvalidArgument, ModelUnavailable, OutOfMemory, Unsupported
+from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import empty, over
@@ -29,6 +30,15 @@ from .shelf import Shelf
 from .snapshots import Snapshots
 from .types import Generation, TokenUsage
 from .validate import checked_decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Keys and values held elsewhere, of tokens of a prompt behind those held here: `front` tokens are to be run first, meanwhile
+    the rest comes; `blocks` waits for it and gives tensors of [2, layers, heads, tokens, dimension], in order."""
+
+    front: int
+    blocks: Callable[[], Sequence[torch.Tensor]]
 
 
 class LocalModel:
@@ -93,7 +103,7 @@ class LocalModel:
     def _set_up(
         self, network: Any, tokenizer: Any, name: str, device: torch.device, cache_bytes: int, host_cache_bytes: int
     ) -> None:
-        if not len(tokenizer):
+        if not tokenizer("Is there a token?", add_special_tokens=False)["input_ids"]:
             raise ModelUnavailable(f"{name}: its tokenizer is empty; are the tokenizer's files beside the weights?")
         for argument, value in (("cache_bytes", cache_bytes), ("host_cache_bytes", host_cache_bytes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -217,6 +227,23 @@ class LocalModel:
             values = torch.stack([layer.values[0, :, start:end] for layer in cache.layers])
             return torch.stack([keys, values])
 
+    def blocks(
+        self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()
+    ) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+        """The keys and values of a prompt's first tokens as blocks: the ids of each, and a tensor of [2, layers, heads, tokens,
+        dimension]. Raises Unsupported, ContextTooLong, OutOfMemory."""
+        if not self.reuses_blocks:
+            raise Unsupported(
+                f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
+            )
+        self._require_room(tokens, 1)
+        start = chain.root(self.fingerprint, tenant)
+        cut = replace(asked, ids=asked.ids[:tokens], boundaries=tuple(b for b in asked.boundaries if b <= tokens))
+        cache = self._prefilled(cut, start, 0, None)[0]
+        ends = [b.end for b in chain.blocks(cut.ids, cut.boundaries, start)]
+        ends = [*(e for e in ends if e < tokens), tokens]
+        return [(cut.ids[a:b], self.taken(cache, a, b)) for a, b in zip([0, *ends], ends, strict=False)]
+
     @contextmanager
     def exclusive(self) -> Iterator[Any]:
         """The network, for nobody else until the end of the block: for those who change it for a while."""
@@ -249,7 +276,7 @@ class LocalModel:
         tenant: Sequence[str] = (),
         keep: bool = True,
         sources: Sequence[tuple[int, str]] = (),
-        opened: Callable[[Prompt, int], Sequence[torch.Tensor]] | None = None,
+        opened: Callable[[Prompt, int], Opening | None] | None = None,
         **decoding: Any,
     ) -> Generator[str, None, Generation]:
         """The answer in pieces of text, as they are drawn; the generator's value is the `Generation`.
@@ -259,7 +286,7 @@ class LocalModel:
             tenant: whose prompt it is. What is kept of it answers nobody else's.
             keep: hold the prompt's and the answer's keys and values for a prompt that begins alike, within the budgets.
             sources: (index of the first token, memory id) of the memories in the prompt.
-            opened: called with the prompt and the tokens that are held; gives blocks that follow these, or none.
+            opened: called with the prompt and how many of its tokens are held here; what is held elsewhere of those behind them.
             decoding: the fields of `Decoding`: max_tokens, temperature, top_p, top_k, stop, seed, ...
 
         Raises:
@@ -332,31 +359,43 @@ class LocalModel:
             )
 
     def _prefilled(
-        self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Sequence[torch.Tensor]] | None
+        self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Opening | None] | None
     ) -> tuple[Cache, torch.Tensor, int, str]:
         """The prompt's cache, the logits behind it, how many of its tokens were held, and what went wrong on the way."""
         ids = asked.ids
         if not self.reuses_blocks:
             return self._from_snapshot(asked, start)
-        found = [
-            (f.tensor, f.tokens) for f in self.shelf.find(start, ids[:-1])
-        ]  # one token must be run: it has the logits
+        # one token must be run: it has the logits
+        found = [(f.tensor, f.tokens) for f in self.shelf.find(start, ids[:-1])]
         held = sum(tokens for _, tokens in found)
-        for tensor in opened(asked, held) if opened else ():
-            found.append((tensor, min(tensor.shape[-2], len(ids) - 1 - held)))
-            held += found[-1][1]
         try:
+            elsewhere = opened(asked, held) if opened else None
             with self._memory_errors():
                 cache = self.cache(found, len(ids) - held + more)
-                return cache, self.forward(ids[held:], cache), held, ""
-        except OutOfMemory as error:
-            if not held and not self.shelf.held().blocks:
+                at = held if elsewhere is None else self._followed(cache, ids, held, elsewhere)
+                return cache, self.forward(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
+        except MemOSError as error:  # what is held saves time; whatever is wrong with it must not cost the answer
+            if not held and opened is None and not self.shelf.held().blocks:
                 raise
             trouble = f"prefilled without what was held: {error}"
-        del found
-        self.shelf.clear()  # a request is worth more than what may be asked again
-        cache = self.cache(room=len(ids) + more)
-        return cache, self.forward(ids, cache), 0, trouble
+            full = isinstance(error, OutOfMemory)
+        if full:
+            found, held = [], 0
+            self.shelf.clear()
+        cache = self.cache(found, len(ids) - held + more)
+        return cache, self.forward(ids[held:], cache), held, trouble
+
+    def _followed(self, cache: Cache, ids: Sequence[int], held: int, elsewhere: Opening) -> int:
+        """Run what stands before an opening's blocks while they come, and put them behind it; the tokens that the cache has then."""
+        at = held + elsewhere.front
+        if elsewhere.front:
+            self.forward(ids[held:at], cache)
+        for tensor in elsewhere.blocks():
+            there = tensor[..., : len(ids) - 1 - at, :].to(self.device, self.dtype, non_blocking=True)
+            for i, layer in enumerate(cache.layers):
+                layer.update(there[0, i][None], there[1, i][None])
+            at += there.shape[-2]
+        return at
 
     def _from_snapshot(self, asked: Prompt, start: str) -> tuple[Cache, torch.Tensor, int, str]:
         """The same for a model whose caches cannot be cut: from the longest whole prompt that this one begins with. The end of the

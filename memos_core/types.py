@@ -313,6 +313,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
+    kv_disk_bytes: of keys and values kept in the store's folder; building more than that is refused.
+    kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
     """
 
     fsync: bool = False
@@ -324,6 +326,8 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
+    kv_disk_bytes: int = 64 << 30
+    kv_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

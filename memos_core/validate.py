@@ -9,7 +9,7 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, Access, Decoding, MemCube, Namespace, Policy
+from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
 
@@ -122,6 +122,14 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidArgument(f"tags: a list of strings is needed, not {tags!r}")
     return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in tags))
+
+
+def checked_kind(kind: Any) -> Kind:
+    """A form of memory."""
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise InvalidArgument(f"to: {kind!r} is no form of memory; there are {', '.join(Kind)}") from None
 
 
 def checked_number(value: Any, argument: str) -> int:

@@ -195,7 +195,7 @@ class Vault:
             seq = before[1] + 1
             with self.db.guarded("cubes"):
                 rows = encoded(new, filled, seq, self.manifest.dimension)
-                self.db.cubes.merge_insert("id").when_matched_update_all().execute(rows)
+                self.db.cubes.merge_insert("id").when_matched_update_all().execute(rows, on_bad_vectors="null")
             self.db.committed(self.manifest.cubes)
             self._changed(before, [Row(c, seq, v) for c, v in zip(new, filled, strict=True)])
 
