@@ -37,7 +37,9 @@ from .types import (
     Access,
     Adapter,
     Ancestry,
+    Answer,
     Brief,
+    BrokenCall,
     Decoding,
     Draft,
     Event,
@@ -62,6 +64,7 @@ from .types import (
     Text,
     TickReport,
     TokenUsage,
+    ToolCall,
     Usage,
 )  # fmt: skip
 
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
+    from .toolcalls import AnswerReader, read_answer
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -84,7 +88,10 @@ __all__ = [
     "AccessDenied",
     "Adapter",
     "Ancestry",
+    "Answer",
+    "AnswerReader",
     "Brief",
+    "BrokenCall",
     "Conflict",
     "ContextTooLong",
     "Damaged",
@@ -134,11 +141,16 @@ __all__ = [
     "Text",
     "TickReport",
     "TokenUsage",
+    "ToolCall",
     "Unsupported",
     "Usage",
+    "read_answer",
 ]  # fmt: skip
 
-_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
+_LAZY = {
+    "AnswerReader": "toolcalls", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
+    "read_answer": "toolcalls",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

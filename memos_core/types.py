@@ -390,6 +390,33 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that a model asks to be called, and with what."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenCall:
+    """What looked like a call and could not be read as one: its name if that much was clear, the model's words, and what is wrong."""
+
+    name: str | None
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model's words are made of: the text for people, what it said to itself before, and the calls that it asks for."""
+
+    text: str
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    broken: tuple[BrokenCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
     """An answer with memory: its text, what was recalled for it, why it ended, and what it took."""
 
