@@ -19,16 +19,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import chain, prompt
-from .errors import ContextTooLong, InvalidArgument, ModelUnavailable, OutOfMemory, Unsupported
+from . import chain, constraint, prompt
+from .errors import ContextTooLong, InvalidArgument, ModelTimeout, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import empty, over
-from .sampling import Sampler
+from .sampling import Sampler, ends
 from .shelf import Shelf
 from .snapshots import Snapshots
 from .types import Generation, TokenUsage
-from .validate import checked_decoding
+from .validate import checked_decoding, checked_seconds
 
 
 class LocalModel:
@@ -154,6 +154,17 @@ class LocalModel:
         layers, heads, width = self.shape
         return 2 * layers * heads * width * self.dtype.itemsize
 
+    @cached_property
+    def calls_tools(self) -> bool:
+        """Whether its chat template can show it tools."""
+        return "tools" in prompt.template(self.tokenizer, [{}])
+
+    @cached_property
+    def _vocabulary(self) -> Any:
+        stops = sorted(ends(self.tokenizer, self.network.generation_config))
+        with self._tokenizing:
+            return constraint.vocabulary(self.tokenizer, self._text_config.vocab_size, stops)
+
     @property
     def _text_config(self) -> Any:
         return self.network.config.get_text_config()
@@ -246,6 +257,9 @@ class LocalModel:
         messages: Sequence[Mapping[str, Any]] | Prompt,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | None = None,
+        schema: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
         tenant: Sequence[str] = (),
         keep: bool = True,
         sources: Sequence[tuple[int, str]] = (),
@@ -255,7 +269,10 @@ class LocalModel:
         """The answer in pieces of text, as they are drawn; the generator's value is the `Generation`.
 
         Args:
-            messages: see `prompt`; or a prompt made before.
+            messages, tools: see `prompt`; or a prompt made before.
+            tool_choice: "any" makes the answer one call of one of the tools, a tool's name one of that tool; None leaves it to the model.
+            schema: makes the answer JSON that fits this JSON schema.
+            timeout: seconds that the answer may take. It is looked at between two tokens.
             tenant: whose prompt it is. What is kept of it answers nobody else's.
             keep: hold the prompt's and the answer's keys and values for a prompt that begins alike, within the budgets.
             sources: (index of the first token, memory id) of the memories in the prompt.
@@ -264,15 +281,19 @@ class LocalModel:
 
         Raises:
             ContextTooLong: prompt and max_tokens do not fit the window.
+            ModelTimeout: it took longer than `timeout`.
             OutOfMemory: the device has no room for the prompt, with nothing held beside it.
         """
+        form = self._constraint(tools, tool_choice, schema)
         asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
         wanted = checked_decoding(decoding)
+        checked_seconds(timeout, "timeout")
         self._require_room(len(asked.ids), wanted.max_tokens)
         began = time.perf_counter()
         start = chain.root(self.fingerprint, tenant)
         cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, opened)
-        sampler = Sampler(self.tokenizer, self.network.generation_config, wanted, asked.ids, self.device)
+        settings = self.network.generation_config
+        sampler = Sampler(self.tokenizer, settings, wanted, asked.ids, self.device, constraint=form)
         first: float | None = None
         try:
             while True:
@@ -283,6 +304,10 @@ class LocalModel:
                     yield piece
                 if done:
                     break
+                if timeout is not None and time.perf_counter() - began > timeout:
+                    raise ModelTimeout(
+                        f"{self.name}: after {timeout} s there were {len(sampler.ids)} tokens and no end"
+                    )
                 logits = self.forward([id], cache)
         finally:
             if keep:
@@ -324,6 +349,22 @@ class LocalModel:
         ]
 
     # --- below -------------------------------------------------------------------------------------------------------------
+
+    def _constraint(
+        self, tools: Sequence[Mapping[str, Any]] | None, choice: str | None, schema: Mapping[str, Any] | None
+    ) -> constraint.Constraint | None:
+        if choice is None and schema is None:
+            return None
+        if choice is not None and schema is not None:
+            raise InvalidArgument("tool_choice, schema: an answer is either a call or JSON")
+        if not isinstance(schema, Mapping | None) or not isinstance(choice, str | None):
+            raise InvalidArgument(
+                f"tool_choice, schema: a name or a JSON schema is needed, not {choice or schema!r:.100}"
+            )
+        if schema is not None:
+            return constraint.Constraint(self._vocabulary, constraint.of_schema(schema))
+        template = prompt.template(self.tokenizer, tools)
+        return constraint.Constraint(self._vocabulary, constraint.of_call(tools or (), choice or "", template))
 
     def _require_room(self, tokens: int, more: int) -> None:
         if tokens + more > self.window:

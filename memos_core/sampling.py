@@ -14,6 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from .constraint import Constraint
 from .types import Decoding
 
 
@@ -33,6 +34,7 @@ class Sampler:
         device: torch.device,
         *,
         row: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.ids: list[int] = []
         self.text = ""
@@ -40,7 +42,8 @@ class Sampler:
         self._tokenizer = tokenizer
         self._decoding = decoding
         self._prompt = list(prompt)
-        self._ends = _ends(tokenizer, settings)
+        self._ends = ends(tokenizer, settings)
+        self._constraint = constraint
         self._processors = _processors(decoding, device)
         self._chance = torch.Generator(device="cpu")
         self._chance.manual_seed(decoding.seed + row if decoding.seed is not None else self._chance.seed())
@@ -49,6 +52,8 @@ class Sampler:
 
     def draw(self, logits: torch.Tensor) -> tuple[int, bool]:
         """The next token from logits of shape [1, vocabulary], and whether the answer ends with it."""
+        if self._constraint is not None:  # first: else the likeliest may all be forbidden
+            logits = self._constraint.masked(logits)
         if self._processors:
             so_far = torch.tensor([[*self._prompt, *self.ids]], device=logits.device)
             logits = self._processors(so_far, logits)
@@ -61,6 +66,9 @@ class Sampler:
             self.finish = "stop"
         else:
             self._decode()
+            if self._constraint is not None:
+                self._constraint.take(id)
+                self.finish = self.finish or ("stop" if self._constraint.done else "")
         if not self.finish and len(self.ids) >= self._decoding.max_tokens:
             self.finish = "length"
         return id, bool(self.finish)
@@ -81,7 +89,7 @@ class Sampler:
                 self.text, self.finish = self.text[:at], "stop"
 
 
-def _ends(tokenizer: Any, settings: Any) -> frozenset[int]:
+def ends(tokenizer: Any, settings: Any) -> frozenset[int]:
     """Tokens that end an answer: the model's own, and the tokenizer's."""
     named = getattr(settings, "eos_token_id", None)
     several = named if isinstance(named, list | tuple) else [named]

@@ -117,6 +117,15 @@ def checked_decoding(settings: Mapping[str, Any]) -> Decoding:
     return found
 
 
+def checked_seconds(seconds: Any, argument: str) -> float | None:
+    """A positive number of seconds, or None."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InvalidArgument(f"{argument}: a positive number of seconds is needed, not {seconds!r}")
+    return seconds
+
+
 def checked_tags(tags: Any) -> tuple[str, ...]:
     """Tags, each once."""
     if isinstance(tags, str) or not isinstance(tags, Iterable):
