@@ -21,7 +21,7 @@ _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator
 
 
 class Constraint:
-    """Where in its grammar an answer is. Of one answer; made by `of_schema` or `of_call`."""
+    """Where in its `grammar` an answer is. Of one answer."""
 
     def __init__(self, vocabulary: Any, grammar: str) -> None:
         from llguidance import LLMatcher
@@ -61,16 +61,25 @@ def vocabulary(tokenizer: Any, size: int, ends: Sequence[int]) -> Any:
         raise Unsupported(f"the tokenizer cannot hold answers to a form: {error}") from error
 
 
-def of_schema(schema: Mapping[str, Any]) -> str:
-    """The grammar of JSON that fits a schema. Objects hold no properties that it does not name, unless it says so."""
-    return json.dumps({"grammars": [{"json_schema": {**closed(schema), "x-guidance": _COMPACT}}]})
+def grammar(
+    tools: Sequence[Mapping[str, Any]] | None, choice: str | None, schema: Mapping[str, Any] | None, template: str
+) -> str:
+    """The grammar of one call of a tool, of JSON that fits a schema, or of either.
 
+    choice: "any" tool, or the name of the one; None with a schema leaves it to the model whether to call one of the tools first.
+    template: the model's chat template, which shows in what form it writes calls.
 
-def of_call(tools: Sequence[Mapping[str, Any]], choice: str, template: str) -> str:
-    """The grammar of one call, as a model with such a chat template writes it.
-
-    choice: "any", or the name of the tool. Raises InvalidArgument if there is no such tool.
+    Raises InvalidArgument if there is no such tool.
     """
+    ways = []
+    if choice is not None or tools:
+        ways += _calls(tools or (), choice or "any", template)
+    if schema is not None:
+        ways.append(f"%json {json.dumps({**closed(schema), 'x-guidance': _COMPACT})}")
+    return "start: " + "\n     | ".join(ways) + "\n"
+
+
+def _calls(tools: Sequence[Mapping[str, Any]], choice: str, template: str) -> list[str]:
     functions = [tool.get("function", tool) for tool in tools]
     chosen = [f for f in functions if choice in ("any", f["name"])]
     if not chosen:
@@ -79,7 +88,7 @@ def of_call(tools: Sequence[Mapping[str, Any]], choice: str, template: str) -> s
         )
     key = "arguments" if '"arguments"' in template or '"parameters": ' not in template else "parameters"
     before, after = (f"{OPEN}\n", f"\n{CLOSE}") if OPEN in template else ("", "")
-    calls = []
+    found = []
     for function in chosen:
         schema = {
             "type": "object",
@@ -88,8 +97,8 @@ def of_call(tools: Sequence[Mapping[str, Any]], choice: str, template: str) -> s
             "x-guidance": _COMPACT,
         }
         head = f'{before}{{"name": {_literal(function["name"])}, "{key}": '
-        calls.append(f"{_literal(head)} %json {json.dumps(schema)} {_literal('}' + after)}")
-    return "start: " + "\n     | ".join(calls) + "\n"
+        found.append(f"{_literal(head)} %json {json.dumps(schema)} {_literal('}' + after)}")
+    return found
 
 
 def _literal(text: str) -> str:

@@ -271,7 +271,7 @@ class LocalModel:
         Args:
             messages, tools: see `prompt`; or a prompt made before.
             tool_choice: "any" makes the answer one call of one of the tools, a tool's name one of that tool; None leaves it to the model.
-            schema: makes the answer JSON that fits this JSON schema.
+            schema: makes the answer JSON that fits this JSON schema; with tools, that or a call of one.
             timeout: seconds that the answer may take. It is looked at between two tokens.
             tenant: whose prompt it is. What is kept of it answers nobody else's.
             keep: hold the prompt's and the answer's keys and values for a prompt that begins alike, within the budgets.
@@ -355,16 +355,14 @@ class LocalModel:
     ) -> constraint.Constraint | None:
         if choice is None and schema is None:
             return None
-        if choice is not None and schema is not None:
-            raise InvalidArgument("tool_choice, schema: an answer is either a call or JSON")
         if not isinstance(schema, Mapping | None) or not isinstance(choice, str | None):
             raise InvalidArgument(
                 f"tool_choice, schema: a name or a JSON schema is needed, not {choice or schema!r:.100}"
             )
-        if schema is not None:
-            return constraint.Constraint(self._vocabulary, constraint.of_schema(schema))
-        template = prompt.template(self.tokenizer, tools)
-        return constraint.Constraint(self._vocabulary, constraint.of_call(tools or (), choice or "", template))
+        if choice is not None and schema is not None:
+            raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
+        wanted = constraint.grammar(tools, choice, schema, prompt.template(self.tokenizer, tools))
+        return constraint.Constraint(self._vocabulary, wanted)
 
     def _require_room(self, tokens: int, more: int) -> None:
         if tokens + more > self.window:
