@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chat import ChatMemOS
     from .embeddings import MemOSEmbeddings
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .tools import create_memos_tools
 
 __all__ = [
+    "ChatMemOS",
     "MemOSEmbeddings",
     "MemOSMemory",
     "MemOSRecallNode",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ChatMemOS": "chat",
     "MemOSEmbeddings": "embeddings",
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",

@@ -68,11 +68,13 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from .answering import AnswerStream
     from .embed import LocalEmbedder
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
     from .toolcalls import AnswerReader, read_answer
+    from .validate import checked_decoding, checked_seconds
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -88,6 +90,7 @@ __all__ = [
     "Ancestry",
     "Answer",
     "AnswerReader",
+    "AnswerStream",
     "Brief",
     "BrokenCall",
     "Conflict",
@@ -140,12 +143,14 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "checked_decoding",
+    "checked_seconds",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
-    "AnswerReader": "toolcalls", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
-    "read_answer": "toolcalls",
+    "AnswerReader": "toolcalls", "AnswerStream": "answering", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
+    "checked_decoding": "validate", "checked_seconds": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

@@ -151,6 +151,7 @@ def test_exports_are_these() -> None:
             "Ancestry",
             "Answer",
             "AnswerReader",
+            "AnswerStream",
             "Brief",
             "BrokenCall",
             "Conflict",
@@ -204,6 +205,8 @@ def test_exports_are_these() -> None:
             "ToolCall",
             "Unsupported",
             "Usage",
+            "checked_decoding",
+            "checked_seconds",
             "read_answer",
         ]
     )
