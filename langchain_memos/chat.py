@@ -99,10 +99,10 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         max_tokens, temperature, top_p, top_k, seed, repetition_penalty: as in `Decoding`, whose defaults hold for None.
         stop: a string or several that end an answer and are not part of it.
         timeout: seconds that an answer may take.
-        max_retries: one of LangChain's standard arguments; nothing fails here that would not fail again.
+        streaming: whether `invoke` streams too, for callbacks that want tokens.
+        max_retries, api_key: LangChain's standard arguments; nothing fails here that would not fail again, and nobody asks for a key.
 
-    These but for the first three may also be given to `invoke` and its like, or by `bind`, for that call (`namespace`,
-    `memory_tokens` and `max_retries` not).
+    `user_id` and those from `max_tokens` to `timeout` may also be given to `invoke` and its like, or by `bind`, for that call.
 
     Raises:
         InvalidArgument: for an argument; of a call, if a memory is asked and nobody says whose.
@@ -125,6 +125,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
     timeout: float | None = None
+    streaming: bool = False
     max_retries: int | None = None
 
     def __init__(
@@ -135,6 +136,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         embed: Any = None,
         **fields: Any,
     ) -> None:
+        fields.pop("api_key", None)
         if embed is not None and memory is None:
             raise InvalidArgument("embed: it is of a memory that is given by its path")
         if memory is not None:

@@ -5,7 +5,7 @@ What they say is noise, the same for the same seed. Any text can be tokenised, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from memos_core import LocalModel
 
@@ -98,3 +99,49 @@ def random_model(
     return LocalModel.of(
         network, byte_tokenizer(template=template, words=words), **{"name": f"random-{kind}", **options}
     )
+
+
+class RecitingNetwork(Qwen3ForCausalLM):
+    """A network that says what it was told to, and knows the prompt from keys and values alone: a token's keys hold its id.
+
+    Nothing else carries anything from one pass to the next, so that a wrong cache gives a wrong answer.
+    """
+
+    tokenizer: Any
+    say: Callable[[str], str]
+
+    def forward(self, input_ids: torch.Tensor, past_key_values: Any, **_: Any) -> CausalLMOutputWithPast:
+        states = input_ids[:, None, :, None].to(torch.float32).expand(-1, 1, -1, 2)
+        keys, _ = past_key_values.update(states, states, 0)
+        rows = [self._next(row.tolist()) for row in keys[:, 0, :, 0].long()]
+        logits = torch.zeros(len(rows), 1, self.config.vocab_size)
+        for row, wanted in enumerate(rows):
+            logits[row, 0, wanted] = 100.0
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    def _next(self, ids: list[int]) -> int:
+        begins = self._ids(f"{START}assistant\n")
+        ends = [i + len(begins) for i in range(len(ids)) if ids[i : i + len(begins)] == begins]
+        if not ends:
+            return int(self.tokenizer.eos_token_id)
+        said = ids[ends[-1] :]
+        wanted = [*self._ids(self.say(self.tokenizer.decode(ids[: ends[-1]]))), self.tokenizer.eos_token_id]
+        return wanted[len(said)] if said == wanted[: len(said)] and len(said) < len(wanted) else wanted[-1]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def reciting_model(say: Callable[[str], str] | str, *, window: int = 8192, **options: Any) -> LocalModel:
+    """A `LocalModel` that answers a prompt (all of it, as its template wrote it) with what `say` makes of it, or with one text."""
+    tokenizer = byte_tokenizer()
+    network = RecitingNetwork(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+            num_key_value_heads=1, head_dim=2, max_position_embeddings=window, bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    network.tokenizer = tokenizer
+    network.say = (lambda _: say) if isinstance(say, str) else say
+    return LocalModel.of(network, tokenizer, **{"name": "reciting", **options})
