@@ -125,7 +125,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
     repetition_penalty: float | None = None
     stop: str | list[str] | None = None
     timeout: float | None = None
-    streaming: bool = False
+    streaming: bool | None = None
     max_retries: int | None = None
 
     def __init__(

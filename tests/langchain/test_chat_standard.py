@@ -74,6 +74,10 @@ class TestChat(ChatModelIntegrationTests):
         return True
 
     @property
+    def supports_anthropic_inputs(self) -> bool:
+        return True
+
+    @property
     def supports_model_override(self) -> bool:
         return False  # a ChatMemOS has the weights of one model in memory; another model is another ChatMemOS
 
