@@ -27,16 +27,15 @@ from memos_core import (
     MemOS,
     Unsupported,
     checked_decoding,
-    checked_seconds,
 )
 
 from .dialogue import as_chunk, as_message, as_prompt, chosen, form_of, json_schema_of, last_chunks, schema_of
 from .engine import Engine, checked_count, checked_namespace
 from .identity import checked_given, checked_user, user_of
 
-_DECODING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty")
+_DECODING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty", "timeout")
 _PER_CALL = (
-    *_DECODING, "timeout", "tools", "tool_choice", "response_format", "parallel_tool_calls", "strict", "user_id", "model", "stream",
+    *_DECODING, "tools", "tool_choice", "response_format", "parallel_tool_calls", "strict", "user_id", "model", "stream",
 )  # fmt: skip
 
 
@@ -147,7 +146,6 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         if "memory_tokens" in fields:
             checked_count(fields["memory_tokens"], "memory_tokens")
         checked_decoding({k: fields[k] for k in (*_DECODING, "stop") if fields.get(k) is not None})
-        checked_seconds(fields.get("timeout"), "timeout")
         if fields.get("engine") is not None:
             if fields.get("cache"):
                 raise InvalidArgument(
@@ -242,7 +240,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
             )
         tools, choice = chosen(kwargs.get("tool_choice"), kwargs.get("tools") or ())
         schema = schema_of(kwargs.get("response_format"))
-        options = {k: kwargs.get(k, getattr(self, k)) for k in (*_DECODING, "timeout")}
+        options = {k: kwargs.get(k, getattr(self, k)) for k in _DECODING}
         options |= {"stop": self.stop if stop is None else stop, "tool_choice": choice, "schema": schema}
         turns = as_prompt(messages)
         if schema is not None and schema.get("properties"):
@@ -339,7 +337,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        told = {k: getattr(self, k) for k in (*_DECODING, "stop", "timeout") if getattr(self, k) is not None}
+        told = {k: getattr(self, k) for k in (*_DECODING, "stop") if getattr(self, k) is not None}
         return {"model_name": self.model.name, "fingerprint": self.model.fingerprint, **told}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:

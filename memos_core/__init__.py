@@ -16,6 +16,7 @@ from .errors import (
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     MemOSError,
     MissingPackage,
@@ -45,6 +46,7 @@ from .types import (
     Event,
     Generation,
     Hit,
+    Item,
     Kind,
     KVCache,
     Lifespan,
@@ -68,13 +70,14 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from .answering import AnswerStream
     from .embed import LocalEmbedder
+    from .items import Items
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
+    from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
-    from .validate import checked_decoding, checked_seconds
+    from .validate import checked_decoding
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -104,7 +107,10 @@ __all__ = [
     "Generation",
     "Hit",
     "IllegalTransition",
+    "Ineffective",
     "InvalidArgument",
+    "Item",
+    "Items",
     "KVCache",
     "Kind",
     "LLMReader",
@@ -144,13 +150,12 @@ __all__ = [
     "Unsupported",
     "Usage",
     "checked_decoding",
-    "checked_seconds",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
-    "AnswerReader": "toolcalls", "AnswerStream": "answering", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
-    "checked_decoding": "validate", "checked_seconds": "validate", "read_answer": "toolcalls",
+    "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
+    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from . import prompt
 from .errors import InvalidArgument, MissingPackage, Unsupported
 from .toolcalls import CLOSE, OPEN
+from .types import Decoding
 
 _COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ", "lenient": True}
 """One way of writing each value, so that nobody draws blanks for ever. Keywords that no grammar can hold are left to the caller."""
@@ -44,6 +46,14 @@ class Constraint:
     def done(self) -> bool:
         """Whether nothing may follow."""
         return bool(self._matcher.is_stopped())
+
+
+def of(model: Any, tools: Sequence[Mapping[str, Any]] | None, wanted: Decoding) -> Constraint | None:
+    """What holds a `LocalModel`'s answer to what is wanted of it, if anything does."""
+    if wanted.tool_choice is None and wanted.schema is None:
+        return None
+    template = prompt.template(model.tokenizer, tools)
+    return Constraint(model.vocabulary, grammar(tools, wanted.tool_choice, wanted.schema, template))
 
 
 def vocabulary(tokenizer: Any, size: int, ends: Sequence[int]) -> Any:

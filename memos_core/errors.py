@@ -14,6 +14,7 @@
     │   ├── ModelTimeout (TimeoutError)  the answer was not there in the time that was given
     │   ├── ContextTooLong               prompt and answer do not fit the model's window
     │   ├── OutOfMemory                  the device has no room; nothing was changed
+    │   ├── Ineffective                  what was made for it was measured and does not do what it is for; the message has the figures
     │   └── Unsupported                  this kind of model cannot do it; the message says what it lacks
     └── StoreError
         ├── StoreUnavailable             the path cannot be used: a file, read-only, full, locked for too long
@@ -83,6 +84,10 @@ class ContextTooLong(ModelError):
 
 class OutOfMemory(ModelError):
     """The device has no room for what was asked."""
+
+
+class Ineffective(ModelError):
+    """What was made for a model, a steering vector for one, was measured and does not do what it is for."""
 
 
 class Unsupported(ModelError):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,34 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import chain, constraint, prompt
-from .errors import ContextTooLong, InvalidArgument, ModelTimeout, ModelUnavailable, OutOfMemory, Unsupported
+from . import alteration, chain, constraint, prompt, rotation
+from .devices import device_of, dtype_of
+from .errors import (
+    ContextTooLong,
+    InvalidArgument,
+    MemOSError,
+    ModelUnavailable,
+    OutOfMemory,
+    Unsupported,
+)
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import empty, over
+from .rotation import Rotation
 from .sampling import Sampler, ends
 from .shelf import Shelf
 from .snapshots import Snapshots
 from .types import Generation, TokenUsage
-from .validate import checked_decoding, checked_seconds
+from .validate import checked_decoding
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Keys and values held elsewhere, of tokens of a prompt behind those held here: `front` tokens are to be run first, meanwhile
+    the rest comes; `blocks` waits for it and gives tensors of [2, layers, heads, tokens, dimension], in order."""
+
+    front: int
+    blocks: Callable[[], Sequence[torch.Tensor]]
 
 
 class LocalModel:
@@ -64,8 +83,8 @@ class LocalModel:
     ) -> None:
         if not isinstance(name_or_path, str | Path) or not str(name_or_path):
             raise InvalidArgument(f"name_or_path: a model's folder or name is needed, not {name_or_path!r}")
-        where = _device(device)
-        wanted = _dtype(dtype) or ("auto" if where.type != "cpu" else torch.float32)
+        where = device_of(device)
+        wanted = dtype_of(dtype) or ("auto" if where.type != "cpu" else torch.float32)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
             network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=wanted)
@@ -86,14 +105,14 @@ class LocalModel:
     ) -> LocalModel:
         """A model that is in memory already: a transformers causal language model and its tokenizer. `device` None: where it is."""
         model = cls.__new__(cls)
-        where = network.device if device is None else _device(device)
+        where = network.device if device is None else device_of(device)
         model._set_up(network, tokenizer, name, where, cache_bytes, host_cache_bytes)
         return model
 
     def _set_up(
         self, network: Any, tokenizer: Any, name: str, device: torch.device, cache_bytes: int, host_cache_bytes: int
     ) -> None:
-        if not len(tokenizer):
+        if not tokenizer("Is there a token?", add_special_tokens=False)["input_ids"]:
             raise ModelUnavailable(f"{name}: its tokenizer is empty; are the tokenizer's files beside the weights?")
         for argument, value in (("cache_bytes", cache_bytes), ("host_cache_bytes", host_cache_bytes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -155,12 +174,18 @@ class LocalModel:
         return 2 * layers * heads * width * self.dtype.itemsize
 
     @cached_property
+    def rotation(self) -> Rotation:
+        """How its keys turn with their position, which is what moving them takes. Raises Unsupported, by name, where they cannot be."""
+        return rotation.of(self)
+
+    @cached_property
     def calls_tools(self) -> bool:
         """Whether its chat template can show it tools."""
         return "tools" in prompt.template(self.tokenizer, [{}])
 
     @cached_property
-    def _vocabulary(self) -> Any:
+    def vocabulary(self) -> Any:
+        """Its tokens as grammars need them, see `constraint`."""
         stops = sorted(ends(self.tokenizer, self.network.generation_config))
         with self._tokenizing:
             return constraint.vocabulary(self.tokenizer, self._text_config.vocab_size, stops)
@@ -209,13 +234,19 @@ class LocalModel:
         layers = self._text_config.num_hidden_layers
         return over(blocks, layers, room, self.dtype, self.device) if blocks else empty(layers, room)
 
-    def forward(self, ids: Sequence[int] | torch.Tensor, cache: Cache, **inputs: Any) -> torch.Tensor:
+    def forward(
+        self, ids: Sequence[int] | torch.Tensor, cache: Cache, *, generating: bool = False, **inputs: Any
+    ) -> torch.Tensor:
         """Run tokens behind a cache, which grows by them; the logits of the last, float32, of shape [rows, vocabulary].
 
+        generating: whether tokens are drawn behind each: then changes of the network that are for generated positions act too.
         inputs: further arguments of the network, such as position_ids or attention_mask.
         """
         rows = ids if isinstance(ids, torch.Tensor) else torch.tensor([list(ids)])
-        with self._lock, torch.inference_mode(), self._memory_errors():
+        with self._lock, torch.inference_mode(), self._memory_errors(), ExitStack() as changes:
+            for change in alteration.active(self):
+                if generating or change.positions == "all":
+                    changes.enter_context(change.made(self.network))
             out = self.network(
                 input_ids=rows.to(self.device), past_key_values=cache, use_cache=True, **{"logits_to_keep": 1, **inputs}
             )
@@ -227,6 +258,24 @@ class LocalModel:
             keys = torch.stack([layer.keys[0, :, start:end] for layer in cache.layers])
             values = torch.stack([layer.values[0, :, start:end] for layer in cache.layers])
             return torch.stack([keys, values])
+
+    def blocks(
+        self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()
+    ) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+        """The keys and values of a prompt's first tokens as blocks: the ids of each, and a tensor of [2, layers, heads, tokens,
+        dimension]. They are the plain network's, whatever changes it here. Raises Unsupported, ContextTooLong, OutOfMemory."""
+        if not self.reuses_blocks:
+            raise Unsupported(
+                f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
+            )
+        self._require_room(tokens, 1)
+        start = chain.root(self.fingerprint, tenant)
+        cut = replace(asked, ids=asked.ids[:tokens], boundaries=tuple(b for b in asked.boundaries if b <= tokens))
+        with alteration.plain():
+            cache = self._prefilled(cut, start, 0, None)[0]
+        ends = [b.end for b in chain.blocks(cut.ids, cut.boundaries, start)]
+        ends = [*(e for e in ends if e < tokens), tokens]
+        return [(cut.ids[a:b], self.taken(cache, a, b)) for a, b in zip([0, *ends], ends, strict=False)]
 
     @contextmanager
     def exclusive(self) -> Iterator[Any]:
@@ -252,48 +301,47 @@ class LocalModel:
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # a generator's value is untyped here
 
+    @alteration.lasting
     def stream(
         self,
         messages: Sequence[Mapping[str, Any]] | Prompt,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | None = None,
-        schema: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
         tenant: Sequence[str] = (),
         keep: bool = True,
         sources: Sequence[tuple[int, str]] = (),
-        opened: Callable[[Prompt, int], Sequence[torch.Tensor]] | None = None,
+        opened: Callable[[Prompt, int], Opening | None] | None = None,
         **decoding: Any,
     ) -> Generator[str, None, Generation]:
         """The answer in pieces of text, as they are drawn; the generator's value is the `Generation`.
 
         Args:
-            messages, tools: see `prompt`; or a prompt made before.
-            tool_choice: "any" makes the answer one call of one of the tools, a tool's name one of that tool; None leaves it to the model.
-            schema: makes the answer JSON that fits this JSON schema; with tools, that or a call of one.
-            timeout: seconds that the answer may take. It is looked at between two tokens.
+            messages, tools: see `prompt`; or a prompt made before, and the tools in it.
             tenant: whose prompt it is. What is kept of it answers nobody else's.
             keep: hold the prompt's and the answer's keys and values for a prompt that begins alike, within the budgets.
             sources: (index of the first token, memory id) of the memories in the prompt.
-            opened: called with the prompt and the tokens that are held; gives blocks that follow these, or none.
+            opened: called with the prompt and how many of its tokens are held here; what is held elsewhere of those behind them.
             decoding: the fields of `Decoding`: max_tokens, temperature, top_p, top_k, stop, seed, ...
 
         Raises:
             ContextTooLong: prompt and max_tokens do not fit the window.
-            ModelTimeout: it took longer than `timeout`.
+            ModelTimeout: it took longer than was given; that is looked at between two tokens.
             OutOfMemory: the device has no room for the prompt, with nothing held beside it.
         """
-        form = self._constraint(tools, tool_choice, schema)
-        asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
         wanted = checked_decoding(decoding)
-        checked_seconds(timeout, "timeout")
+        held_to = constraint.of(self, tools, wanted)
+        asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
         self._require_room(len(asked.ids), wanted.max_tokens)
         began = time.perf_counter()
-        start = chain.root(self.fingerprint, tenant)
-        cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, opened)
-        settings = self.network.generation_config
-        sampler = Sampler(self.tokenizer, settings, wanted, asked.ids, self.device, constraint=form)
+        changed = alteration.identity(self)
+        start = chain.root(self.fingerprint, tenant, changed)
+        cache, logits, cached, trouble = self._prefilled(
+            asked,
+            start,
+            wanted.max_tokens,
+            None if changed else opened,  # what is held elsewhere is the plain network's
+        )
+        sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
         first: float | None = None
         try:
             while True:
@@ -304,11 +352,7 @@ class LocalModel:
                     yield piece
                 if done:
                     break
-                if timeout is not None and time.perf_counter() - began > timeout:
-                    raise ModelTimeout(
-                        f"{self.name}: after {timeout} s there were {len(sampler.ids)} tokens and no end"
-                    )
-                logits = self.forward([id], cache)
+                logits = self.forward([id], cache, generating=True)
         finally:
             if keep:
                 self._keep(start, asked, sampler.ids, cache, sources)
@@ -331,9 +375,9 @@ class LocalModel:
         mask = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in asked], device=self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = self.cache(room=longest + wanted.max_tokens)
-        logits = self.forward(ids, cache, attention_mask=mask, position_ids=positions)
+        logits = self._run(ids, cache, attention_mask=mask, position_ids=positions)
         first = time.perf_counter() - began
-        samplers = [Sampler(self.tokenizer, self.network.generation_config, wanted, p.ids, self.device, row=i)
+        samplers = [Sampler(self, wanted, p.ids, began, row=i, constraint=constraint.of(self, (), wanted))
                     for i, p in enumerate(asked)]  # fmt: skip
         while True:
             drawn = [s.draw(logits[i : i + 1]) if not s.finish else (pad, True) for i, s in enumerate(samplers)]
@@ -342,7 +386,7 @@ class LocalModel:
             mask = torch.cat([mask, mask.new_ones(len(asked), 1)], dim=1)
             positions = positions[:, -1:] + 1
             step = torch.tensor([[id] for id, _ in drawn])
-            logits = self.forward(step, cache, attention_mask=mask, position_ids=positions)
+            logits = self.forward(step, cache, generating=True, attention_mask=mask, position_ids=positions)
         return [
             Generation(s.text, tuple(s.ids), s.finish, TokenUsage(len(p.ids), 0, len(s.ids), first))
             for s, p in zip(samplers, asked, strict=True)
@@ -350,52 +394,62 @@ class LocalModel:
 
     # --- below -------------------------------------------------------------------------------------------------------------
 
-    def _constraint(
-        self, tools: Sequence[Mapping[str, Any]] | None, choice: str | None, schema: Mapping[str, Any] | None
-    ) -> constraint.Constraint | None:
-        if choice is None and schema is None:
-            return None
-        if not isinstance(schema, Mapping | None) or not isinstance(choice, str | None):
-            raise InvalidArgument(
-                f"tool_choice, schema: a name or a JSON schema is needed, not {choice or schema!r:.100}"
-            )
-        if choice is not None and schema is not None:
-            raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
-        wanted = constraint.grammar(tools, choice, schema, prompt.template(self.tokenizer, tools))
-        return constraint.Constraint(self._vocabulary, wanted)
-
     def _require_room(self, tokens: int, more: int) -> None:
         if tokens + more > self.window:
             raise ContextTooLong(
                 f"{self.name}: {tokens} tokens of prompt and {more} of answer are more than its window of {self.window}"
             )
 
+    def _run(self, ids: Sequence[int] | torch.Tensor, cache: Cache, **inputs: Any) -> torch.Tensor:
+        """The end of a prompt, and the logits behind it. Its last token generates: where that makes a difference it is run apart."""
+        rows = ids if isinstance(ids, torch.Tensor) else torch.tensor([list(ids)])
+        last = rows.shape[1] - 1
+        if last and alteration.apart(self):
+            self.forward(rows[:, :last], cache, **{k: v[:, :last] for k, v in inputs.items()})
+            inputs = {
+                k: v if k == "attention_mask" else v[:, last:] for k, v in inputs.items()
+            }  # which is of all tokens
+            rows = rows[:, last:]
+        return self.forward(rows, cache, generating=True, **inputs)
+
     def _prefilled(
-        self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Sequence[torch.Tensor]] | None
+        self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Opening | None] | None
     ) -> tuple[Cache, torch.Tensor, int, str]:
         """The prompt's cache, the logits behind it, how many of its tokens were held, and what went wrong on the way."""
         ids = asked.ids
         if not self.reuses_blocks:
             return self._from_snapshot(asked, start)
-        found = [
-            (f.tensor, f.tokens) for f in self.shelf.find(start, ids[:-1])
-        ]  # one token must be run: it has the logits
+        # one token must be run: it has the logits
+        found = [(f.tensor, f.tokens) for f in self.shelf.find(start, ids[:-1])]
         held = sum(tokens for _, tokens in found)
-        for tensor in opened(asked, held) if opened else ():
-            found.append((tensor, min(tensor.shape[-2], len(ids) - 1 - held)))
-            held += found[-1][1]
         try:
+            elsewhere = opened(asked, held) if opened else None
             with self._memory_errors():
                 cache = self.cache(found, len(ids) - held + more)
-                return cache, self.forward(ids[held:], cache), held, ""
-        except OutOfMemory as error:
-            if not held and not self.shelf.held().blocks:
+                at = held if elsewhere is None else self._followed(cache, ids, held, elsewhere)
+                return cache, self._run(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
+        except MemOSError as error:  # what is held saves time; whatever is wrong with it must not cost the answer
+            if not held and opened is None and not self.shelf.held().blocks:
                 raise
             trouble = f"prefilled without what was held: {error}"
-        del found
-        self.shelf.clear()  # a request is worth more than what may be asked again
-        cache = self.cache(room=len(ids) + more)
-        return cache, self.forward(ids, cache), 0, trouble
+            full = isinstance(error, OutOfMemory)
+        if full:
+            found, held = [], 0
+            self.shelf.clear()
+        cache = self.cache(found, len(ids) - held + more)
+        return cache, self._run(ids[held:], cache), held, trouble
+
+    def _followed(self, cache: Cache, ids: Sequence[int], held: int, elsewhere: Opening) -> int:
+        """Run what stands before an opening's blocks while they come, and put them behind it; the tokens that the cache has then."""
+        at = held + elsewhere.front
+        if elsewhere.front:
+            self.forward(ids[held:at], cache)
+        for tensor in elsewhere.blocks():
+            there = tensor[..., : len(ids) - 1 - at, :].to(self.device, self.dtype, non_blocking=True)
+            for i, layer in enumerate(cache.layers):
+                layer.update(there[0, i][None], there[1, i][None])
+            at += there.shape[-2]
+        return at
 
     def _from_snapshot(self, asked: Prompt, start: str) -> tuple[Cache, torch.Tensor, int, str]:
         """The same for a model whose caches cannot be cut: from the longest whole prompt that this one begins with. The end of the
@@ -407,17 +461,21 @@ class LocalModel:
             self.forward(asked.ids[held : asked.stable], cache)
             at = asked.stable
             self.snapshots.put(start, asked.ids[:at], cache)
-        return cache, self.forward(asked.ids[at:], cache), held, ""
+        return cache, self._run(asked.ids[at:], cache), held, ""
 
     def _keep(
         self, start: str, asked: Prompt, answer: Sequence[int], cache: Cache, sources: Sequence[tuple[int, str]]
     ) -> None:
-        """Put what was run on the shelf: blocks up to the prompt's and the answer's last tokens. The token drawn last was not run."""
-        ids = (*asked.ids, *answer[:-1])
+        """Put what was run on the shelf: blocks up to the prompt's and the answer's last tokens. The token drawn last was not run.
+        Generated positions that were changed are left out: in a prompt their tokens would not be."""
+        apart = alteration.apart(self)
+        ids = asked.ids[:-1] if apart else (*asked.ids, *answer[:-1])
         if not self.reuses_blocks:
-            self.snapshots.put(start, ids, cache)
+            if not apart:
+                self.snapshots.put(start, ids, cache)
             return
-        ends = [b.end for b in chain.blocks(ids, sorted({*asked.boundaries, len(ids)}), start)]
+        boundaries = {b for b in asked.boundaries if b < len(ids)}
+        ends = [b.end for b in chain.blocks(ids, sorted({*boundaries, len(ids)}), start)]
         at, parent = 0, start
         for found in self.shelf.find(start, ids):
             if found.tokens < found.tensor.shape[-2]:
@@ -430,19 +488,3 @@ class LocalModel:
                 if key is None:
                     return
                 at, parent = end, key
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidArgument(f"device: {device!r} is none: {error}") from None
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise InvalidArgument(f"dtype: {dtype!r} is no floating-point type of torch")
-    return found

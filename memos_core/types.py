@@ -49,6 +49,7 @@ class SourceKind(StrEnum):
 
     MESSAGE = "message"
     NOTE = "note"
+    ITEM = "item"
     EXTRACTION = "extraction"
     RETRIEVAL = "retrieval"
     DERIVATION = "derivation"
@@ -101,7 +102,8 @@ Payload = Text | KVCache | Steering | Adapter
 class Origin:
     """Who said it, where, and when.
 
-    `position` counts turns of one session from 0. `occurred_at` is when the thing happened or was said, as told by the
+    `position` counts turns of one session from 0; an item, which has no session, has its place in the order of creation
+    there. `occurred_at` is when the thing happened or was said, as told by the
     caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words. `digest` is the hash of the words as they were first
     handed in.
     """
@@ -137,11 +139,12 @@ class Access:
 class Lifespan:
     """How long a memory counts.
 
-    It is not returned after `expires_at`. What it says held until `valid_until` (a superseded fact). `half_life`
+    It is not returned after `expires_at`; `ttl` is for how long it was given, where reading may renew it. What it says held until `valid_until` (a superseded fact). `half_life`
     is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
     """
 
     expires_at: datetime | None = None
+    ttl: timedelta | None = None
     valid_until: datetime | None = None
     half_life: timedelta | None = None
     frozen_from: State | None = None
@@ -157,7 +160,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An edge to an exact version of another memory: `derived`, `supersedes` or `merged`."""
+    """An edge to an exact version of another memory: `derived`, `supersedes`, `merged`, or `passage` of an item."""
 
     id: str
     version: int
@@ -196,6 +199,20 @@ class MemCube:
     def text(self) -> str:
         """The passage, or "" for a memory held in another form."""
         return self.payload.text if isinstance(self.payload, Text) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value to be kept under a key, see `Items`.
+
+    `texts` is what it is found by, one vector each; without any it is kept and listed, and never searched or embedded.
+    """
+
+    namespace: Namespace
+    key: str
+    value: Mapping[str, Any]
+    texts: tuple[str, ...] = ()
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +330,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
+    kv_disk_bytes: of keys and values kept in the store's folder; building more than that is refused.
+    kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
     """
 
     fsync: bool = False
@@ -324,12 +343,19 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
+    kv_disk_bytes: int = 64 << 30
+    kv_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are not part of it.
-    The same `seed` draws the same answer."""
+    """How an answer is drawn, and what it may be. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are
+    not part of it. The same `seed` draws the same answer.
+
+    schema: makes it JSON that fits this JSON schema; with tools, that or a call of one of them.
+    tool_choice: "any" makes it one call of one of the tools, a tool's name one call of that; None leaves it to the model.
+    timeout: seconds that it may take.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -338,6 +364,9 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     repetition_penalty: float = 1.0
+    schema: Mapping[str, Any] | None = None
+    tool_choice: str | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

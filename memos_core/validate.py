@@ -9,7 +9,7 @@ from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, Access, Decoding, MemCube, Namespace, Policy
+from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
 
@@ -114,6 +114,11 @@ def checked_decoding(settings: Mapping[str, Any]) -> Decoding:
         raise InvalidArgument(f"top_k: a whole number from 0 is needed, not {found.top_k!r}")
     if found.seed is not None and (isinstance(found.seed, bool) or not isinstance(found.seed, int)):
         raise InvalidArgument(f"seed: a whole number is needed, not {found.seed!r}")
+    if not isinstance(found.schema, Mapping | None):
+        raise InvalidArgument(f"schema: a JSON schema is needed, not {found.schema!r:.100}")
+    if checked_word(found.tool_choice, "tool_choice") and found.schema is not None:
+        raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
+    checked_seconds(found.timeout, "timeout")
     return found
 
 
@@ -131,6 +136,14 @@ def checked_tags(tags: Any) -> tuple[str, ...]:
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidArgument(f"tags: a list of strings is needed, not {tags!r}")
     return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in tags))
+
+
+def checked_kind(kind: Any) -> Kind:
+    """A form of memory."""
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise InvalidArgument(f"to: {kind!r} is no form of memory; there are {', '.join(Kind)}") from None
 
 
 def checked_number(value: Any, argument: str) -> int:

@@ -124,7 +124,7 @@ WRONG: dict[str, Callable[[LocalModel], Any]] = {
     "tool_choice: 'any' is none of no tools": lambda m: m.generate(ASKED, tool_choice="any"),
     "give one of them": lambda m: m.generate(ASKED, tools=TOOLS, tool_choice="any", schema=PERSON),
     "no grammar": lambda m: m.generate(ASKED, schema={"type": "nothing"}),
-    "JSON schema is needed": lambda m: m.generate(ASKED, schema="object"),
+    "schema: a JSON schema is needed": lambda m: m.generate(ASKED, schema="object"),
     "seconds": lambda m: m.generate(ASKED, timeout=0),
 }
 
