@@ -11,27 +11,33 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .chat import ChatMemOS
     from .embeddings import MemOSEmbeddings
+    from .history import MemOSChatMessageHistory
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
     from .retriever import MemOSRetriever
     from .tools import create_memos_tools
+    from .vector_store import MemOSVectorStore
 
 __all__ = [
     "ChatMemOS",
+    "MemOSChatMessageHistory",
     "MemOSEmbeddings",
     "MemOSMemory",
     "MemOSRecallNode",
     "MemOSRetriever",
+    "MemOSVectorStore",
     "MemOSWriteNode",
     "create_memos_tools",
 ]
 
 _LAZY = {
     "ChatMemOS": "chat",
+    "MemOSChatMessageHistory": "history",
     "MemOSEmbeddings": "embeddings",
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",
     "MemOSRetriever": "retriever",
+    "MemOSVectorStore": "vector_store",
     "MemOSWriteNode": "nodes",
     "create_memos_tools": "tools",
 }
