@@ -25,17 +25,19 @@ from memos_core import (
     InvalidArgument,
     LocalModel,
     MemOS,
+    Reply,
     Unsupported,
     checked_decoding,
 )
 
 from .dialogue import as_chunk, as_message, as_prompt, chosen, form_of, json_schema_of, last_chunks, schema_of
 from .engine import Engine, checked_count, checked_namespace
-from .identity import checked_given, checked_user, user_of
+from .identity import checked_given, checked_user, configured, user_of
 
 _DECODING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty", "timeout")
 _PER_CALL = (
-    *_DECODING, "tools", "tool_choice", "response_format", "parallel_tool_calls", "strict", "user_id", "model", "stream",
+    *_DECODING, "tools", "tool_choice", "response_format", "parallel_tool_calls", "strict", "user_id", "session", "model",
+    "stream",
 )  # fmt: skip
 
 
@@ -46,6 +48,7 @@ class _Asked:
     turns: list[dict[str, Any]]
     tools: Sequence[Mapping[str, Any]]
     user: str | None
+    session: str | None
     options: dict[str, Any]
     parallel: bool
 
@@ -81,14 +84,15 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
 
     With memory:
         >>> model = ChatMemOS(model="Qwen/Qwen3-0.6B", memory="memories", user_id="ann")   # doctest: +SKIP
-        What is recalled for the last message is put before the model, and nothing is written: give an agent `MemOSMemory` instead
-        if it should remember what was said.
+        What is recalled for the last message is put before the model, what is kept as keys and values is opened, and nothing is
+        written: give an agent `MemOSMemory` instead if it should remember what was said. `response_metadata["memories"]` says which
+        memories were shown. The thread of a run, or `session`, names the conversation, of which each turn runs what it adds.
 
     Usage:
         ``usage_metadata["input_token_details"]["cache_read"]`` says how many tokens of the prompt were held from earlier calls.
 
     Args:
-        model: a `LocalModel`, or the folder or name of one, loaded now. Several `ChatMemOS` may share one.
+        model: a `LocalModel`, or the folder or name of one, loaded now. Several `ChatMemOS` may share one. None: the memory's own.
         memory: a `MemOS`, or the path of one, opened at first use; None for a model without memory.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories, and whose cache: a name, or a callable from the run's `Runtime` (None outside of a graph) to one.
@@ -101,7 +105,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         streaming: whether `invoke` streams too, for callbacks that want tokens.
         max_retries, api_key: LangChain's standard arguments; nothing fails here that would not fail again, and nobody asks for a key.
 
-    `user_id` and those from `max_tokens` to `timeout` may also be given to `invoke` and its like, or by `bind`, for that call.
+    `user_id`, `session` and those from `max_tokens` to `timeout` may be given to `invoke` and its like, or by `bind`, for that call.
 
     Raises:
         InvalidArgument: for an argument; of a call, if a memory is asked and nobody says whose.
@@ -129,7 +133,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
 
     def __init__(
         self,
-        model: LocalModel | str | PathLike[str],
+        model: LocalModel | str | PathLike[str] | None = None,
         *,
         memory: MemOS | str | PathLike[str] | None = None,
         embed: Any = None,
@@ -138,8 +142,11 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         fields.pop("api_key", None)
         if embed is not None and memory is None:
             raise InvalidArgument("embed: it is of a memory that is given by its path")
+        if model is None and isinstance(memory, MemOS):
+            model = memory.model
+        model = _loaded(model)
         if memory is not None:
-            fields["engine"] = Engine(memory, embed)
+            fields["engine"] = Engine(memory, embed, model=model)
         checked_given(fields.get("user_id"))
         if "namespace" in fields:
             fields["namespace"] = checked_namespace(fields["namespace"], root=True)
@@ -152,7 +159,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
                     "cache: answers depend on whose memory is asked, and LangChain's cache does not know it"
                 )
             fields["cache"] = False
-        super().__init__(model=_loaded(model), **fields)
+        super().__init__(model=model, **fields)
 
     @property
     def memory(self) -> MemOS | None:
@@ -166,17 +173,15 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
 
     # --- answers -------------------------------------------------------------------------------------------------------
 
-    def _pieces(self, asked: _Asked) -> Generator[str, None, Generation]:
+    def _pieces(self, asked: _Asked) -> Generator[str, None, Generation | Reply]:
         """The answer as the model draws it: the one place in which memory comes to a prompt."""
-        turns = asked.turns
-        question = next((t["content"] for t in reversed(turns) if t["role"] == "user"), "")
-        if self.memory is not None and question.strip():
-            brief = self.memory.brief(  # one system message more; the engine makes one of all
-                question, namespace=self.namespace, actor=asked.user, max_tokens=self.memory_tokens
-            )
-            turns = [*turns, {"role": "system", "content": brief.text}] if brief.text else turns
-        tenant = () if asked.user is None else (asked.user,)
-        return self.model.stream(turns, tools=asked.tools or None, tenant=tenant, **asked.options)  # type: ignore[no-any-return]
+        if self.memory is None:
+            tenant = () if asked.user is None else (asked.user,)
+            return self.model.stream(asked.turns, tools=asked.tools or None, tenant=tenant, **asked.options)  # type: ignore[no-any-return]
+        return self.memory.stream(
+            asked.turns, namespace=self.namespace, actor=asked.user, session=asked.session, max_brief_tokens=self.memory_tokens,
+            tools=asked.tools or None, **asked.options,
+        )  # fmt: skip
 
     def _told(self, messages: Sequence[BaseMessage], stop: Any, kwargs: Mapping[str, Any]) -> AnswerStream:
         asked = self._asked(messages, stop, kwargs)
@@ -247,7 +252,10 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
             turns.append({"role": "system", "content": form_of(schema)})
         user = self._user(kwargs.get("user_id"))
         wanted = {k: v for k, v in options.items() if v is not None}
-        return _Asked(turns, tools, user, wanted, kwargs.get("parallel_tool_calls") is not False)
+        session = kwargs.get("session") or configured("thread_id")
+        return _Asked(
+            turns, tools, user, session and str(session), wanted, kwargs.get("parallel_tool_calls") is not False
+        )
 
     def _user(self, given: Any) -> str | None:
         if given is not None:

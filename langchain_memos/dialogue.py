@@ -24,7 +24,7 @@ from langchain_core.messages.tool import invalid_tool_call, tool_call, tool_call
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from memos_core import Answer, Generation, InvalidArgument
+from memos_core import Answer, Generation, InvalidArgument, Reply
 
 _ROLES = {
     SystemMessage: "system",
@@ -153,7 +153,7 @@ def form_of(schema: Mapping[str, Any]) -> str:
 # --- answers -----------------------------------------------------------------------------------------------------------
 
 
-def as_message(answer: Answer, generation: Generation, model_name: str) -> AIMessage:
+def as_message(answer: Answer, made: Generation | Reply, model_name: str) -> AIMessage:
     """A whole answer."""
     return AIMessage(
         answer.text,
@@ -162,8 +162,8 @@ def as_message(answer: Answer, generation: Generation, model_name: str) -> AIMes
         invalid_tool_calls=[
             invalid_tool_call(name=b.name, args=b.text, id=_id(), error=b.problem) for b in answer.broken
         ],
-        usage_metadata=_usage(generation),
-        response_metadata=_metadata(answer, generation, model_name),
+        usage_metadata=_usage(made),
+        response_metadata=_metadata(answer, made, model_name),
     )
 
 
@@ -172,7 +172,7 @@ def as_chunk(text: str, reasoning: str) -> AIMessageChunk:
     return AIMessageChunk(text, additional_kwargs=_reasoned(reasoning))
 
 
-def last_chunks(answer: Answer, generation: Generation, model_name: str) -> Iterator[AIMessageChunk]:
+def last_chunks(answer: Answer, made: Generation | Reply, model_name: str) -> Iterator[AIMessageChunk]:
     """What comes at the end of an answer: its calls, one a chunk, and what it took."""
     before = bool(answer.reasoning) + bool(answer.text)  # a call's index is its place among the content's blocks
     calls = [(c.name, json.dumps(c.arguments, ensure_ascii=False)) for c in answer.calls]
@@ -182,7 +182,7 @@ def last_chunks(answer: Answer, generation: Generation, model_name: str) -> Iter
     for index, (name, arguments) in enumerate([*calls, *broken], before):
         yield AIMessageChunk("", tool_call_chunks=[tool_call_chunk(name=name, args=arguments, id=_id(), index=index)])
     yield AIMessageChunk(
-        "", usage_metadata=_usage(generation), response_metadata=_metadata(answer, generation, model_name),
+        "", usage_metadata=_usage(made), response_metadata=_metadata(answer, made, model_name),
         chunk_position="last",
     )  # fmt: skip
 
@@ -191,17 +191,24 @@ def _reasoned(reasoning: str) -> dict[str, Any]:
     return {"reasoning_content": reasoning} if reasoning else {}
 
 
-def _usage(generation: Generation) -> dict[str, Any]:
-    took = generation.usage
+def _usage(made: Generation | Reply) -> dict[str, Any]:
+    took = made.usage
     return {
         "input_tokens": took.input, "output_tokens": took.output, "total_tokens": took.input + took.output,
         "input_token_details": {"cache_read": took.cached},
     }  # fmt: skip
 
 
-def _metadata(answer: Answer, generation: Generation, model_name: str) -> dict[str, Any]:
-    finish = "tool_calls" if answer.calls else generation.finish
-    return {"model_name": model_name, "finish_reason": finish, "seconds_to_first": generation.usage.seconds_to_first}
+def _metadata(answer: Answer, made: Generation | Reply, model_name: str) -> dict[str, Any]:
+    found = {
+        "model_name": model_name, "finish_reason": "tool_calls" if answer.calls else made.finish,
+        "seconds_to_first": made.usage.seconds_to_first,
+    }  # fmt: skip
+    if isinstance(made, Reply):
+        found["memories"] = [cube.id for cube in made.brief.cubes]
+    elif made.trouble:
+        found["trouble"] = made.trouble
+    return found
 
 
 def _id() -> str:
