@@ -9,29 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chat import ChatMemOS
     from .embeddings import MemOSEmbeddings
+    from .history import MemOSChatMessageHistory
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
     from .retriever import MemOSRetriever
     from .store import MemOSStore
     from .tools import create_memos_tools
+    from .vector_store import MemOSVectorStore
 
 __all__ = [
+    "ChatMemOS",
+    "MemOSChatMessageHistory",
     "MemOSEmbeddings",
     "MemOSMemory",
     "MemOSRecallNode",
     "MemOSRetriever",
     "MemOSStore",
+    "MemOSVectorStore",
     "MemOSWriteNode",
     "create_memos_tools",
 ]
 
 _LAZY = {
+    "ChatMemOS": "chat",
+    "MemOSChatMessageHistory": "history",
     "MemOSEmbeddings": "embeddings",
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",
     "MemOSRetriever": "retriever",
     "MemOSStore": "store",
+    "MemOSVectorStore": "vector_store",
     "MemOSWriteNode": "nodes",
     "create_memos_tools": "tools",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,14 +13,16 @@ pytest.importorskip("langchain_tests", reason="needs langchain-tests")
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool
+from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import (
     EmbeddingsIntegrationTests,
     RetrieversIntegrationTests,
     ToolsIntegrationTests,
+    VectorStoreIntegrationTests,
 )
 from langchain_tests.unit_tests import EmbeddingsUnitTests, ToolsUnitTests
 
-from langchain_memos import MemOSEmbeddings, MemOSRetriever, create_memos_tools
+from langchain_memos import MemOSEmbeddings, MemOSRetriever, MemOSVectorStore, create_memos_tools
 from memos_core import MemOS
 from tests.words import WordsEmbedder
 
@@ -111,3 +115,11 @@ class TestEmbeddingsUnit(_Embeddings, EmbeddingsUnitTests): ...
 
 
 class TestEmbeddings(_Embeddings, EmbeddingsIntegrationTests): ...
+
+
+class TestVectorStore(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
+        store = MemOSVectorStore(tmp_path / "store", embed=self.get_embeddings(), user_id="ann")
+        yield store
+        store.close()
