@@ -11,28 +11,40 @@ from typing import TYPE_CHECKING, Any
 from .errors import (
     AccessDenied,
     Conflict,
+    ContextTooLong,
     Damaged,
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     MemOSError,
     MissingPackage,
+    ModelError,
+    ModelMismatch,
+    ModelTimeout,
+    ModelUnavailable,
     NotAStore,
     NotFound,
+    OutOfMemory,
     SchemaMismatch,
     StoreClosed,
     StoreError,
     StoreUnavailable,
+    Unsupported,
 )  # fmt: skip
 from .types import (
     PUBLIC,
     Access,
     Adapter,
     Ancestry,
+    Answer,
     Brief,
+    BrokenCall,
+    Decoding,
     Draft,
     Event,
+    Generation,
     Hit,
     Item,
     Kind,
@@ -45,12 +57,15 @@ from .types import (
     Policy,
     Reading,
     Receipt,
+    Reply,
     SourceKind,
     State,
     Stats,
     Steering,
     Text,
     TickReport,
+    TokenUsage,
+    ToolCall,
     Usage,
 )  # fmt: skip
 
@@ -58,7 +73,11 @@ if TYPE_CHECKING:
     from .embed import LocalEmbedder
     from .items import Items
     from .memos import MemOS
+    from .model import LocalModel
     from .reader import LLMReader
+    from .telling import AnswerStream
+    from .toolcalls import AnswerReader, read_answer
+    from .validate import checked_decoding
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -67,14 +86,77 @@ os.environ.setdefault(
 __version__ = "0.1.0"
 
 __all__ = [
-    "PUBLIC", "Access", "AccessDenied", "Adapter", "Ancestry", "Brief", "Conflict", "Damaged", "Draft", "EmbedderFailed",
-    "EmbedderMismatch", "Event", "Hit", "IllegalTransition", "InvalidArgument", "Item", "Items", "KVCache", "Kind", "LLMReader", "Lifespan",
-    "Link", "LocalEmbedder", "MemCube", "MemOS", "MemOSError", "MissingPackage", "Namespace", "NotAStore", "NotFound",
-    "Origin", "Policy", "Reading", "Receipt", "SchemaMismatch", "SourceKind", "State", "Stats", "Steering", "StoreClosed",
-    "StoreError", "StoreUnavailable", "Text", "TickReport", "Usage",
+    "PUBLIC",
+    "Access",
+    "AccessDenied",
+    "Adapter",
+    "Ancestry",
+    "Answer",
+    "AnswerReader",
+    "AnswerStream",
+    "Brief",
+    "BrokenCall",
+    "Conflict",
+    "ContextTooLong",
+    "Damaged",
+    "Decoding",
+    "Draft",
+    "EmbedderFailed",
+    "EmbedderMismatch",
+    "Event",
+    "Generation",
+    "Hit",
+    "IllegalTransition",
+    "Ineffective",
+    "InvalidArgument",
+    "Item",
+    "Items",
+    "KVCache",
+    "Kind",
+    "LLMReader",
+    "Lifespan",
+    "Link",
+    "LocalEmbedder",
+    "LocalModel",
+    "MemCube",
+    "MemOS",
+    "MemOSError",
+    "MissingPackage",
+    "ModelError",
+    "ModelMismatch",
+    "ModelTimeout",
+    "ModelUnavailable",
+    "Namespace",
+    "NotAStore",
+    "NotFound",
+    "Origin",
+    "OutOfMemory",
+    "Policy",
+    "Reading",
+    "Receipt",
+    "Reply",
+    "SchemaMismatch",
+    "SourceKind",
+    "State",
+    "Stats",
+    "Steering",
+    "StoreClosed",
+    "StoreError",
+    "StoreUnavailable",
+    "Text",
+    "TickReport",
+    "TokenUsage",
+    "ToolCall",
+    "Unsupported",
+    "Usage",
+    "checked_decoding",
+    "read_answer",
 ]  # fmt: skip
 
-_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed"}
+_LAZY = {
+    "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
+    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

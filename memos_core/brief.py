@@ -73,6 +73,17 @@ def arrange(hits: Sequence[Hit], max_tokens: int, count: Callable[[str], int] = 
     return Brief("", (), 0)
 
 
+def passage(cubes: Sequence[MemCube]) -> tuple[str, tuple[int, ...]]:
+    """Memories as one text, in the order that changes least, whatever is asked; and the character at which each of them, in
+    the order given, begins."""
+    at, starts = len(HEADER), {}
+    ordered = sorted(cubes, key=_stability)
+    for cube in ordered:
+        starts[cube.id] = at
+        at += len(line(cube))
+    return _render(ordered), tuple(starts[cube.id] for cube in cubes)
+
+
 def _render(cubes: Sequence[MemCube]) -> str:
     return HEADER + "".join(map(line, cubes)) + FOOTER
 

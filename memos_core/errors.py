@@ -8,6 +8,14 @@
     ├── Conflict                         somebody else changed it between the read and the write, repeatedly
     ├── EmbedderFailed                   the embedder raised, or returned something that is not one vector a text
     ├── MissingPackage (ImportError)     an optional package is not installed; the message holds the command
+    ├── ModelError                       a language model on this machine
+    │   ├── ModelUnavailable             it cannot be found or loaded
+    │   ├── ModelMismatch                a cache or adapter was made for another model, tokenizer, template or dtype
+    │   ├── ModelTimeout (TimeoutError)  the answer was not there in the time that was given
+    │   ├── ContextTooLong               prompt and answer do not fit the model's window
+    │   ├── OutOfMemory                  the device has no room; nothing was changed
+    │   ├── Ineffective                  what was made for it was measured and does not do what it is for; the message has the figures
+    │   └── Unsupported                  this kind of model cannot do it; the message says what it lacks
     └── StoreError
         ├── StoreUnavailable             the path cannot be used: a file, read-only, full, locked for too long
         ├── NotAStore                    the folder holds something else
@@ -52,6 +60,38 @@ class EmbedderFailed(MemOSError):
 
 class MissingPackage(MemOSError, ImportError):
     """An optional package is missing; the message names the command that installs it."""
+
+
+class ModelError(MemOSError):
+    """Base of what concerns a language model on this machine."""
+
+
+class ModelUnavailable(ModelError):
+    """The model cannot be found or loaded."""
+
+
+class ModelMismatch(ModelError):
+    """A cache or an adapter was made for another model than this one."""
+
+
+class ModelTimeout(ModelError, TimeoutError):
+    """The answer was not there in the time that was given."""
+
+
+class ContextTooLong(ModelError):
+    """Prompt and answer do not fit the model's window."""
+
+
+class OutOfMemory(ModelError):
+    """The device has no room for what was asked."""
+
+
+class Ineffective(ModelError):
+    """What was made for a model, a steering vector for one, was measured and does not do what it is for."""
+
+
+class Unsupported(ModelError):
+    """This kind of model cannot do what was asked."""
 
 
 class StoreError(MemOSError):

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
+from .blobs import Blobs
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
-from .errors import Damaged, InvalidArgument, MemOSError, NotFound, StoreClosed
+from .errors import InvalidArgument, StoreClosed
+from .forms import Forms
+from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
+from .statements import Statements
+from .tiers import Tiers
 from .types import (
-    SCHEMA,
     Access,
     Ancestry,
     Brief,
@@ -30,7 +32,6 @@ from .types import (
     Origin,
     Policy,
     Reader,
-    Reading,
     Receipt,
     SourceKind,
     State,
@@ -56,7 +57,9 @@ from .vault import Vault
 from .working_set import Scope, WorkingSet
 from .writing import Writer
 
-log = logging.getLogger("memos_core")
+if TYPE_CHECKING:
+    from .model import LocalModel
+
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
 _ASKED = 2_000  # characters of a question that are read for its words; all of it is embedded
 
@@ -65,7 +68,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS:
+class MemOS(Forms):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -73,6 +76,7 @@ class MemOS:
         embed: callable from n texts to n vectors, or the name or folder of a sentence-transformers model; None for
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
+        model: a `LocalModel`, for `generate` and for keeping keys and values.
         policy: the numbers.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
@@ -93,6 +97,7 @@ class MemOS:
         *,
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
+        model: LocalModel | None = None,
         policy: Policy = Policy(),
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
@@ -104,12 +109,12 @@ class MemOS:
             raise InvalidArgument("count_tokens, clock: callables are needed, the clock's times with a timezone")
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
-        self._reader = reader
         self._policy = checked_policy(policy)
         self._count_tokens = count_tokens
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)
-        self._writer = Writer(self._vault, self._embedding, clock)
+        blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
@@ -118,6 +123,10 @@ class MemOS:
             self._vault.close()
             raise
         self._working_set = WorkingSet(self._vault, policy)
+        self._inquiry = Inquiry(self._vault, self._writer, clock)
+        self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
+        self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
+        self._model = model
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self.path, self.closed = self._vault.path, False
 
@@ -178,8 +187,8 @@ class MemOS:
             stored = [self._writer.add_keyed(draft, turns[0])]
         else:
             stored, fresh = self._writer.add_turns(draft, turns)
-            if self._reader is not None and fresh:
-                stored = stored + self._read(who, draft, fresh)
+            if fresh and self._statements is not None:
+                stored = stored + self._statements.of(who, draft, fresh)
         self._upkeep.after_write()
         return stored
 
@@ -325,35 +334,15 @@ class MemOS:
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
-        who = self._who(actor)
-        if version is not None and (isinstance(version, bool) or not isinstance(version, int)):
-            raise InvalidArgument(f"version: a whole number is needed, not {version!r}")
-        [cube] = self._writer.readable([checked_id(id)], who)
-        if version is None or version == cube.version:
-            return replace(cube, usage=self._vault.used([cube.id]).get(cube.id, cube.usage))
-        for past in self._vault.past(cube.id):
-            if past.version == version and governance.may_read(who, past.access):
-                return past
-        raise NotFound(f"memory {id!r} has no version {version!r}")
+        return self._inquiry.get(self._who(actor), checked_id(id), version)
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
-        who = self._who(actor)
-        [cube] = self._writer.readable([checked_id(id)], who)
-        past = [c for c in self._vault.past(cube.id) if c.version < cube.version]
-        if len(past) < cube.version - 1:
-            raise Damaged(f"{self._vault.path}/history.lance lacks versions of memory {cube.id}")
-        return [*(c for c in past if governance.may_read(who, c.access)), cube]
+        return self._inquiry.history(self._who(actor), checked_id(id))
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
-        who = self._who(actor)
-        [cube] = self._writer.readable([checked_id(id)], who)
-        scope = filters.all_of(filters.readable_by(who), filters.current(self._clock()))
-        parents = [link.id for link in cube.lineage]
-        above = self._vault.rows(filters.all_of(scope, filters.one_of("id", parents))) if parents else []
-        below = self._vault.rows(filters.all_of(scope, filters.contains_any("parents", [cube.id])))
-        return Ancestry(cube, tuple(r.cube for r in above), tuple(r.cube for r in below))
+        return self._inquiry.lineage(self._who(actor), checked_id(id))
 
     def log(
         self,
@@ -368,24 +357,13 @@ class MemOS:
     ) -> list[Event]:
         """Who did what to which memory when, newest first: the actor's own acts, and what others did to memories that
         it could read at that time. `by`: only what this actor did."""
-        who = self._who(actor)
-        limit = checked_number(limit, "limit")
-        start, end = reader.aware(since, "since"), reader.aware(until, "until")
         wanted = {"actor": by, "subject": subject, "verb": verb}
-        where = filters.all_of(
-            f"actor = {filters.literal(who)} OR {filters.readable_by(who)}",
-            *(f"{n} = {filters.literal(checked_word(v, n) or '')}" for n, v in wanted.items() if v is not None),
-            None if start is None else f"at >= {filters.literal(start)}",
-            None if end is None else f"at < {filters.literal(end)}",
-        )
-        return self._vault.events(where, limit)
+        window = (reader.aware(since, "since"), reader.aware(until, "until"))
+        return self._inquiry.log(self._who(actor), wanted, window, checked_number(limit, "limit"))
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
-        where = filters.all_of(filters.readable_by(self._who(actor)), filters.current(self._clock()))
-        kinds, states = (Counter(self._vault.column(name, where)) for name in ("kind", "state"))
-        sessions = {s for s in self._vault.column("session", where) if s is not None}
-        return Stats(kinds.total(), dict(kinds), dict(states), len(sessions), SCHEMA, self._embedding.name)
+        return self._inquiry.stats(self._who(actor), self._embedding.name)
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
@@ -395,6 +373,7 @@ class MemOS:
         used = self._upkeep.flush()
         expired = self._writer.expire(moment)
         self._upkeep.sweep()
+        self._tiers.sweep()
         return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))
 
     def close(self) -> None:
@@ -405,6 +384,7 @@ class MemOS:
             self._upkeep.close()
         finally:
             self.closed = True
+            self._tiers.close()
             self._working_set.close()
             self._vault.close()
 
@@ -434,34 +414,3 @@ class MemOS:
         changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
         self._upkeep.after_write()
         return changed
-
-    def _read(self, who: str, draft: MemCube, turns: list[MemCube]) -> list[MemCube]:
-        """Have the reader make statements of new turns; what goes wrong is an event, and the turns stay."""
-        assert self._reader is not None
-
-        def similar(text: str) -> list[MemCube]:
-            of_types = {"semantic_type": {"$in": list(reader.TYPES)}}
-            hits = self.search(text, namespace=draft.namespace, actor=who, k=20, filter=of_types)
-            return [h.cube for h in hits if h.cube.access.owner == who]
-
-        try:
-            reading = self._reader.read(turns, similar)
-        except Exception as error:  # the reader is the caller's code: the turns, which are stored, must not pay for it
-            self._failed(who, "read", type(error).__name__)
-            return []
-        if not isinstance(reading, Reading):
-            self._failed(who, "read", f"the reader returned {type(reading).__name__} and not a Reading")
-            return []
-        for problem in reading.problems:
-            self._failed(who, "read", problem)
-        kept = []
-        for statement in reading.drafts:
-            try:
-                kept.append(self._writer.add_statement(who, draft, statement))
-            except MemOSError as error:  # nor for one statement
-                self._failed(who, "read", f"a statement was left out: {type(error).__name__}")
-        return kept
-
-    def _failed(self, who: str, verb: str, what: str) -> None:
-        log.warning("%s for %s failed: %s", verb, who, what)
-        self._writer.tell(who, verb, [], self._clock(), failed=what)

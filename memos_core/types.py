@@ -139,15 +139,15 @@ class Access:
 class Lifespan:
     """How long a memory counts.
 
-    It is not returned after `expires_at`; `ttl` is for how long it was given, where reading may renew it. What it says held until `valid_until` (a superseded fact). `half_life`
+    It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
     is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
     """
 
     expires_at: datetime | None = None
-    ttl: timedelta | None = None
     valid_until: datetime | None = None
     half_life: timedelta | None = None
     frozen_from: State | None = None
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +330,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
+    kv_disk_bytes: of keys and values kept in the store's folder; building more than that is refused.
+    kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
     """
 
     fsync: bool = False
@@ -341,6 +343,95 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
+    kv_disk_bytes: int = 64 << 30
+    kv_bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """How an answer is drawn, and what it may be. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are
+    not part of it. The same `seed` draws the same answer.
+
+    schema: makes it JSON that fits this JSON schema; with tools, that or a call of one of them.
+    tool_choice: "any" makes it one call of one of the tools, a tool's name one call of that; None leaves it to the model.
+    timeout: seconds that it may take.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    repetition_penalty: float = 1.0
+    schema: Mapping[str, Any] | None = None
+    tool_choice: str | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """Tokens of one answer: of its prompt (`input`), those of them whose keys and values were held (`cached`), and drawn (`output`);
+    and the seconds from the call to the first drawn token."""
+
+    input: int
+    cached: int
+    output: int
+    seconds_to_first: float
+
+    @property
+    def prefilled(self) -> int:
+        """Tokens of the prompt that were run."""
+        return self.input - self.cached
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a model answered: text, drawn token ids, why it ended ("stop" or "length"), and what it took. `trouble` says in words what
+    had to be done without, such as held keys and values for which there was no room."""
+
+    text: str
+    ids: tuple[int, ...]
+    finish: str
+    usage: TokenUsage
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that a model asks to be called, and with what."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenCall:
+    """What looked like a call and could not be read as one: its name if that much was clear, the model's words, and what is wrong."""
+
+    name: str | None
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model's words are made of: the text for people, what it said to itself before, and the calls that it asks for."""
+
+    text: str
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    broken: tuple[BrokenCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer with memory: its text, what was recalled for it, why it ended, and what it took."""
+
+    text: str
+    brief: Brief
+    finish: str
+    usage: TokenUsage
 
 
 class Embedder(Protocol):

@@ -50,7 +50,9 @@ class Upkeep:
             return
         with self._vault.writing():  # nobody is between the two now
             if undone := self._undone(since):
+                rows = self._vault.by_ids(undone)
                 self._vault.remove(undone)
+                self._writer.drop_payloads([r.cube for r in rows])
             for row in self._vault.by_ids(self._untold(since)):
                 verb = "add" if row.cube.version == 1 else "update"
                 owner = row.cube.access.owner

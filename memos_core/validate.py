@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, Access, MemCube, Namespace, Policy
+from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
 
@@ -86,11 +87,63 @@ def checked_policy(policy: Any) -> Policy:
     return policy
 
 
+def checked_decoding(settings: Mapping[str, Any]) -> Decoding:
+    """How to draw an answer, from the fields of `Decoding` by name; `stop` may be one string."""
+    if unknown := set(settings) - set(Decoding.__slots__):
+        raise InvalidArgument(
+            f"decoding: there is no {', '.join(sorted(unknown))}; there are {', '.join(Decoding.__slots__)}"
+        )
+    stop = settings.get("stop") or ()
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    found = Decoding(**{**settings, "stop": stops})
+    if not all(isinstance(s, str) and s for s in stops):
+        raise InvalidArgument(f"stop: non-empty strings are needed, not {stop!r}")
+    checked_number(found.max_tokens, "max_tokens")
+    for name, least, most in (("temperature", 0, math.inf), ("top_p", 0, 1), ("repetition_penalty", 0, math.inf)):
+        value = getattr(found, name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= most
+            or value == math.inf
+        ):
+            raise InvalidArgument(f"{name}: a number from {least} to {most} is needed, not {value!r}")
+    if found.top_p == 0 or found.repetition_penalty == 0:
+        raise InvalidArgument("top_p, repetition_penalty: 0 leaves nothing to draw from")
+    if isinstance(found.top_k, bool) or not isinstance(found.top_k, int) or found.top_k < 0:
+        raise InvalidArgument(f"top_k: a whole number from 0 is needed, not {found.top_k!r}")
+    if found.seed is not None and (isinstance(found.seed, bool) or not isinstance(found.seed, int)):
+        raise InvalidArgument(f"seed: a whole number is needed, not {found.seed!r}")
+    if not isinstance(found.schema, Mapping | None):
+        raise InvalidArgument(f"schema: a JSON schema is needed, not {found.schema!r:.100}")
+    if checked_word(found.tool_choice, "tool_choice") and found.schema is not None:
+        raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
+    checked_seconds(found.timeout, "timeout")
+    return found
+
+
+def checked_seconds(seconds: Any, argument: str) -> float | None:
+    """A positive number of seconds, or None."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InvalidArgument(f"{argument}: a positive number of seconds is needed, not {seconds!r}")
+    return seconds
+
+
 def checked_tags(tags: Any) -> tuple[str, ...]:
     """Tags, each once."""
     if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise InvalidArgument(f"tags: a list of strings is needed, not {tags!r}")
     return tuple(dict.fromkeys(checked_word(t, "tags") or "" for t in tags))
+
+
+def checked_kind(kind: Any) -> Kind:
+    """A form of memory."""
+    try:
+        return Kind(kind)
+    except ValueError:
+        raise InvalidArgument(f"to: {kind!r} is no form of memory; there are {', '.join(Kind)}") from None
 
 
 def checked_number(value: Any, argument: str) -> int:

@@ -5,12 +5,14 @@ Knows vault, embedder and the pure rules; leaves to `memos` who is asking for wh
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from . import filters, governance, lifecycle, placement
+from .blobs import Blobs
 from .codec import checked_attributes
 from .embedding import Embedding, spoken
 from .errors import AccessDenied, Conflict, InvalidArgument, NotFound
@@ -21,6 +23,7 @@ from .types import Draft, Event, MemCube, Origin, SourceKind, State, Text
 from .validate import checked_tags, checked_word
 from .vault import Vault
 
+log = logging.getLogger("memos_core")
 _TRIES = 5  # how often a change is tried against concurrent changes of the same memory
 _MANY = 500  # ids from which on reading all derived memories is cheaper than asking for those of each id
 
@@ -28,10 +31,13 @@ _MANY = 500  # ids from which on reading all derived memories is cheaper than as
 class Writer:
     """The changes to one store. Safe for many threads: whoever reads in order to write holds `vault.writing()`."""
 
-    def __init__(self, vault: Vault, embedding: Embedding, clock: Callable[[], datetime]) -> None:
+    def __init__(self, vault: Vault, blobs: Blobs, embedding: Embedding, clock: Callable[[], datetime]) -> None:
         self._vault = vault
+        self._blobs = blobs
         self._embedding = embedding
         self._clock = clock
+        self.forget: Callable[[Sequence[str]], object] = lambda ids: None
+        """Called with memories that are gone or say something else now: whoever holds what was made from them drops it."""
 
     def readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
         """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
@@ -207,7 +213,14 @@ class Writer:
             return [], 0
         events = [Event(str(uuid.uuid4()), now, who, "delete", r.cube.id, r.cube.version) for r in gone]
         self._vault.record(events, [governance.readers_of(r.cube.access) for r in gone], [r.seq for r in gone])
-        return [r.cube for r in derived], self._vault.remove([r.cube.id for r in gone])
+        versions = self._vault.remove([r.cube.id for r in gone])
+        self.drop_payloads([r.cube for r in gone])
+        self.forget([r.cube.id for r in gone])
+        return [r.cube for r in derived], versions
+
+    def drop_payloads(self, cubes: Sequence[MemCube]) -> None:
+        """Remove the blobs of memories that are gone."""
+        self._blobs.remove(c.payload.blob for c in cubes if not isinstance(c.payload, Text))
 
     def expire(self, now: datetime) -> int:
         """Mark what has lapsed; how many."""
@@ -237,6 +250,11 @@ class Writer:
             return
         events = [Event(str(uuid.uuid4()), at, who, verb, c.id, c.version, detail=detail) for c in cubes]
         self._vault.record(events, [governance.readers_of(c.access) for c in cubes])
+
+    def failed(self, who: str, verb: str, what: str) -> None:
+        """Log and record something that failed and that a request was spared."""
+        log.warning("%s for %s failed: %s", verb, who, what)
+        self.tell(who, verb, [], self._clock(), failed=what)
 
     def _embed(self, known: dict[tuple[str | None, str], Vector], turns: Sequence[Turn]) -> None:
         new = [t for t in turns if (t.speaker, t.text) not in known]
@@ -280,6 +298,7 @@ class Writer:
         followers |= {r.cube.id: r.cube for r in self._descendants(items) if lifecycle.is_passage(r.cube)}
         if followers:
             self._outdate([c for id, c in followers.items() if id not in spare], who, new[0].updated_at)
+        self.forget([c.id for c in changed])
         for before, after in pairs:
             if before.access != after.access:
                 self._narrow(after, who, after.updated_at)

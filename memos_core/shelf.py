@@ -1,0 +1,211 @@
+"""Keys and values of prompts, held in memory between requests: a tree of blocks on the device and, behind it, on the host.
+
+Knows tensors and bytes; knows no model and no disk. A block's keys and values are one tensor of shape [2, layers, KV heads, tokens,
+head dimension] (keys first), never changed after it was put and never handed out but to be copied from. Budgets are in bytes and hold
+at every moment. What does not fit on the device moves to the host, what does not fit there is dropped: it can be computed again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from . import chain
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stretch of a prompt that is held: the first `tokens` tokens of `tensor` (it may hold more)."""
+
+    key: str
+    tensor: torch.Tensor
+    tokens: int
+
+
+@dataclass(slots=True)
+class _Node:
+    key: str
+    parent: str
+    ids: tuple[int, ...]
+    tensor: torch.Tensor
+    sources: frozenset[str]
+    on_device: bool
+    used: int = 0
+    reads: int = 0
+    children: set[str] = field(default_factory=set)
+
+    @property
+    def bytes(self) -> int:
+        return self.tensor.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a shelf holds: bytes on the device and on the host, and blocks."""
+
+    device_bytes: int
+    host_bytes: int
+    blocks: int
+
+
+class Shelf:
+    """Blocks of one model's prompts. Safe for many threads.
+
+    Args:
+        device: where the model is. On a CPU there is one memory, and the host's budget is not used.
+        device_bytes, host_bytes: budgets; 0 holds nothing.
+    """
+
+    def __init__(self, device: torch.device, device_bytes: int, host_bytes: int) -> None:
+        self._device = device
+        self._budgets = {True: device_bytes, False: host_bytes if device.type != "cpu" else 0}
+        self._used = {True: 0, False: 0}
+        self._nodes: dict[str, _Node] = {}
+        self._children: dict[str, set[str]] = {}  # of roots, which are no nodes
+        self._time = 0
+        self._lock = threading.RLock()
+
+    def held(self) -> Held:
+        """How much is held now."""
+        with self._lock:
+            return Held(self._used[True], self._used[False], len(self._nodes))
+
+    def find(self, start: str, ids: Sequence[int]) -> list[Found]:
+        """The longest stretch from the beginning of `ids` that is held under a root, in order. Its last block may match in part."""
+        found: list[Found] = []
+        at, parent = 0, start
+        with self._lock:
+            while at < len(ids):
+                rest = ids[at : at + _longest(self._below(parent), self._nodes)]
+                node, same = self._best(parent, rest)
+                if node is None or same == 0:
+                    break
+                self._touch(node)
+                found.append(Found(node.key, node.tensor, same))
+                if same < len(node.ids):
+                    break
+                at, parent = at + same, node.key
+        return found
+
+    def put(
+        self, start: str, parent: str, ids: Sequence[int], tensor: torch.Tensor, sources: Collection[str] = ()
+    ) -> str | None:
+        """Hold the block of tokens `ids` that follows the block `parent` (or the root `start`); its key, or None if there is no room
+        for it or what precedes it is gone. `tensor` must be the caller's to give away. A block that says the beginning of this one takes no room beside it.
+
+        sources: ids of the memories that the block or one before it was made from: `forget` drops it with any of them.
+        """
+        key = chain.key(parent, ids)
+        with self._lock:
+            if key in self._nodes:
+                self._touch(self._nodes[key])
+                return key
+            if parent != start and parent not in self._nodes:
+                return None
+            known = self._nodes[parent].sources if parent != start else frozenset[str]()
+            node = _Node(key, parent, tuple(ids), tensor, known | frozenset(sources), on_device=True)
+            for shorter in [k for k in self._below(parent) if self._begins(k, node)]:
+                self._drop(shorter)
+            if not self._make_room(True, node.bytes, keep=self._line(parent)):
+                return None
+            self._nodes[key] = node
+            self._children.setdefault(parent, set()).add(key)
+            self._used[True] += node.bytes
+            self._touch(node)
+        return key
+
+    def forget(self, sources: Iterable[str]) -> int:
+        """Drop every block that was made from one of these memories; how many."""
+        gone = frozenset(sources)
+        with self._lock:
+            return sum(self._drop(k) for k in [k for k, n in self._nodes.items() if n.sources & gone])
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            for key in list(self._nodes):
+                self._drop(key)
+
+    # --- below -----------------------------------------------------------------------------------------------------------
+
+    def _best(self, parent: str, rest: Sequence[int]) -> tuple[_Node | None, int]:
+        best, most = None, 0
+        for key in self._below(parent):
+            node = self._nodes[key]
+            same = chain.common(node.ids, rest)
+            if same > most:
+                best, most = node, same
+        return best, most
+
+    def _below(self, parent: str) -> set[str]:
+        return self._children.get(parent, set())
+
+    def _begins(self, key: str, node: _Node) -> bool:
+        """Whether a block without children is the beginning of a node's."""
+        ids = self._nodes[key].ids
+        return not self._below(key) and node.ids[: len(ids)] == ids
+
+    def _touch(self, node: _Node) -> None:
+        self._time += 1
+        node.used, node.reads = self._time, node.reads + 1
+
+    def _line(self, key: str) -> set[str]:
+        """A block and all before it: not to be dropped for what follows them."""
+        found = set()
+        while key in self._nodes:
+            found.add(key)
+            key = self._nodes[key].parent
+        return found
+
+    def _make_room(self, on_device: bool, size: int, keep: set[str]) -> bool:
+        """Move out or drop the least recently used blocks without children in the same place, until `size` bytes fit."""
+        if size > self._budgets[on_device]:
+            return False
+        while self._used[on_device] + size > self._budgets[on_device]:
+            victim = min((n for n in self._leaves(on_device) if n.key not in keep), key=lambda n: n.used, default=None)
+            if victim is None:
+                return False
+            if not on_device or not self._demote(victim, keep):
+                self._drop(victim.key)
+        return True
+
+    def _leaves(self, on_device: bool) -> Iterator[_Node]:
+        for node in self._nodes.values():
+            if node.on_device == on_device and not any(
+                self._nodes[c].on_device == on_device for c in self._below(node.key)
+            ):
+                yield node
+
+    def _demote(self, node: _Node, keep: set[str]) -> bool:
+        """Move a block from the device to the host, in pinned memory, from which it comes back fastest."""
+        if not self._make_room(False, node.bytes, keep | {node.key} | set(self._below(node.key))):
+            return False
+        moved = torch.empty_like(node.tensor, device="cpu", pin_memory=self._device.type == "cuda")
+        moved.copy_(node.tensor)
+        self._used[True] -= node.bytes
+        node.tensor, node.on_device = moved, False
+        self._used[False] += node.bytes
+        return True
+
+    def _drop(self, key: str) -> int:
+        """Drop a block and all that follow it, which without it are unreachable; how many."""
+        node = self._nodes.get(key)
+        if node is None:
+            return 0
+        count = 1 + sum(self._drop(child) for child in list(self._below(key)))
+        del self._nodes[key]
+        self._children.pop(key, None)
+        siblings = self._children.get(node.parent)
+        if siblings is not None:
+            siblings.discard(key)
+            if not siblings:
+                del self._children[node.parent]
+        self._used[node.on_device] -= node.bytes
+        return count
+
+
+def _longest(keys: Iterable[str], nodes: dict[str, _Node]) -> int:
+    return max((len(nodes[k].ids) for k in keys), default=0)

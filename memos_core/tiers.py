@@ -1,0 +1,280 @@
+"""Memories between their forms: text into keys and values for one model and back. Knows the vault, the blobs and the model.
+
+A cube of keys and values is derived from exact versions of its sources: the engine's rules for what is derived (readers, changes,
+deletions) hold for it, and its blob goes with it. It is found by its key, never by searching, and opened before all else in a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from . import brief, filters, governance, lifecycle
+from .blobs import Blobs, digest
+from .errors import Conflict, Damaged, InvalidArgument, OutOfMemory
+from .placement import stable_id
+from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
+from .vault import Vault
+from .writing import Writer
+
+if TYPE_CHECKING:
+    from .activation import Opener
+    from .model import LocalModel
+    from .prompt import Prompt
+    from .steering import SteeringVector
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """Memories whose keys and values are kept: the cube that keeps them, its sources as they are now, their text as a model reads
+    it, and the character of it at which each source begins."""
+
+    cube: MemCube
+    sources: tuple[MemCube, ...]
+    text: str
+    starts: tuple[int, ...]
+
+    @property
+    def blob(self) -> str:
+        """Where the keys and values are."""
+        assert isinstance(self.cube.payload, KVCache)
+        return self.cube.payload.blob
+
+    @property
+    def exact(self) -> bool:
+        """Whether they are what a prefill would give."""
+        return not self.cube.attributes.get("composed")
+
+
+class Tiers:
+    """The forms of one store's memories. Safe for many threads."""
+
+    def __init__(
+        self, vault: Vault, blobs: Blobs, writer: Writer, policy: Policy, clock: Callable[[], datetime]
+    ) -> None:
+        self._vault = vault
+        self._blobs = blobs
+        self._writer = writer
+        self._policy = policy
+        self._clock = clock
+        self._openers: dict[int, Opener] = {}
+
+    def opener(self, model: LocalModel) -> Opener:
+        """What opens this store's blobs for a model."""
+        from .activation import Opener
+
+        return self._openers.setdefault(id(model), Opener(model, self._blobs))
+
+    def close(self) -> None:
+        """Let go of what opens blobs."""
+        for opener in self._openers.values():
+            opener.close()
+
+    def to_activation(self, who: str, sources: Sequence[MemCube], model: LocalModel) -> MemCube:
+        """Keys and values of memories side by side, as one cube. The same memories and model again: the same cube.
+
+        Raises:
+            InvalidArgument: a memory without text, or memories of namespaces with nothing in common.
+            Unsupported, ContextTooLong, OutOfMemory: of the model; and OutOfMemory where `Policy.kv_disk_bytes` has no room.
+        """
+        for cube in sources:
+            if not isinstance(cube.payload, Text):
+                raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind} already")
+        text, _ = brief.passage(sources)
+        draft = self._draft(who, sources, model, f"kv:{_digest(model.fingerprint, self._policy.kv_bits, text)}")
+        if (known := self._there(draft.id)) is not None:
+            return known
+        asked, start = _opening(model, text)
+        end = asked.token_at(start + len(text) - 1) + 1
+        return self._keep(who, draft, sources, model.blocks(asked, end))
+
+    def composed(self, who: str, cubes: Sequence[MemCube], model: LocalModel) -> MemCube:
+        """One cube out of several of keys and values, side by side: their blocks moved to their places behind one another and a
+        share of their tokens run again (`compose`). An approximation: what is opened of it is kept apart from what is exact.
+
+        Raises InvalidArgument for fewer than two, or for one that is none, is for another model, or is outdated.
+        """
+        from .composition import composed
+
+        if len(cubes) < 2:
+            raise InvalidArgument(f"ids: two memories or more can be composed, not {len(cubes)}")
+        parts = []
+        for cube in cubes:
+            current = cube.kind is Kind.ACTIVATION and cube.state in lifecycle.SEARCHED
+            passage = self._passage(who, cube) if current else None
+            if passage is None or not isinstance(cube.payload, KVCache):
+                raise InvalidArgument(
+                    f"ids: memory {cube.id} holds no keys and values of memories as they are now: convert them"
+                )
+            parts.append(passage)
+        name = f"composed:{_digest(model.fingerprint, self._policy.kv_bits, *(p.text for p in parts))}"
+        draft = self._draft(who, cubes, model, name)
+        if (known := self._there(draft.id)) is not None:
+            return known
+        opener = self.opener(model)
+        asked, _ = _opening(model, "\n".join(p.text for p in parts))
+        blocks, share = composed(model, asked, [(p.text, opener.whole(p.blob)) for p in parts])
+        draft = replace(draft, attributes={"composed": True, "recomputed": round(share, 4)})
+        return self._keep(who, draft, cubes, blocks)
+
+    def keep_vector(self, draft: MemCube, vector: SteeringVector) -> MemCube:
+        """A steering vector as a memory under its owner's name for it; under a name that exists, its next version."""
+        from .steering import to_bytes
+
+        data = to_bytes(vector)
+        blob = digest(data)
+        cube = replace(
+            draft, id=stable_id(draft.access.owner, draft.namespace, "key", draft.key or ""),
+            payload=Steering(blob, vector.model, vector.layer, len(data)), attributes=asdict(vector.statistics),
+        )  # fmt: skip
+        with self._vault.writing():
+            self.write([data], blob)
+            return self._put(draft.access.owner, cube)
+
+    def vector(self, cube: MemCube) -> SteeringVector:
+        """The vector that a memory holds. Raises InvalidArgument for one that holds none, Damaged for one that is not what was written."""
+        from .steering import from_bytes
+
+        if not isinstance(cube.payload, Steering):
+            raise InvalidArgument(f"steer: memory {cube.id} holds no steering vector")
+        data = bytes(self._blobs.read(cube.payload.blob, 0, cube.payload.bytes))
+        if digest(data) != cube.payload.blob:
+            raise Damaged(f"{self._blobs.path(cube.payload.blob)} is not what was written")
+        return from_bytes(data)
+
+    def to_plaintext(self, who: str, cube: MemCube) -> list[MemCube]:
+        """Give up the other form of memories; they are its sources, whose text was of record all along.
+
+        Raises InvalidArgument for a cube without sources: nothing but itself says what is in it.
+        """
+        sources = self._writer.readable([link.id for link in cube.lineage], who) if cube.lineage else []
+        if not sources:
+            raise InvalidArgument(f"ids: memory {cube.id} was made from no memories here, so its text is not known")
+        with self._vault.writing():
+            rows = self._writer.readable_rows([cube.id], who)
+            governance.require_owner(who, rows[0].cube)
+            self._writer.remove(rows, who, self._clock())
+        return sources
+
+    def passages(self, who: str, namespace: Namespace, model: LocalModel) -> list[Passage]:
+        """What is kept for a model of memories at or below a namespace that the actor may read, the largest first. One whose
+        sources are no longer what it was made from is not among them."""
+        where = filters.all_of(
+            "kind = 'activation'", filters.readable_by(who), filters.under(namespace),
+            filters.in_states(lifecycle.SEARCHED), filters.unexpired(self._clock()),
+        )  # fmt: skip
+        kept = [
+            r.cube for r in self._vault.rows(where)
+            if isinstance(r.cube.payload, KVCache) and r.cube.payload.model == model.fingerprint
+        ]  # fmt: skip
+        found = [p for cube in kept if (p := self._passage(who, cube)) is not None]
+        return sorted(found, key=lambda p: (-len(p.sources), p.cube.id))
+
+    def sweep(self) -> int:
+        """Remove blobs that no memory needs: what a killed process left, and what was made from words that changed since."""
+        with self._vault.writing():
+            needed = self._vault.rows(filters.all_of("kind != 'plaintext'", filters.in_states(lifecycle.SEARCHED)))
+            return self._blobs.sweep(r.cube.payload.blob for r in needed if not isinstance(r.cube.payload, Text))
+
+    def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
+        """The header of what is derived from memories, before its payload is made."""
+        where, now = _common([c.namespace for c in sources]), self._clock()
+        return MemCube(
+            id=stable_id(who, where, "key", name), version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where,
+            key=name, payload=KVCache("", model.fingerprint, 0, 0),
+            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name),
+            access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
+            lineage=tuple(Link(c.id, c.version) for c in sources),
+        )  # fmt: skip
+
+    def _keep(
+        self, who: str, draft: MemCube, sources: Sequence[MemCube], blocks: Sequence[tuple[Sequence[int], Any]]
+    ) -> MemCube:
+        """Write blocks down as the payload of a draft. Raises Conflict if a source changed while they were made."""
+        from . import tensors
+
+        assert isinstance(draft.payload, KVCache)
+        blob, parts, manifest = tensors.pack(blocks, draft.payload.model, self._policy.kv_bits)
+        size = sum(len(p) for p in parts)
+        cube = replace(draft, payload=KVCache(blob, draft.payload.model, len(manifest.ids), size))
+        with self._vault.writing():
+            for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
+                if (before.payload, before.access) != (now.payload, now.access):
+                    raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
+            self.write(parts, blob)
+            return self._put(who, cube)
+
+    def write(self, parts: Sequence[bytes], blob: str) -> None:
+        """Write a blob, if `Policy.kv_disk_bytes` has room for it. The caller holds `vault.writing()`. Raises OutOfMemory."""
+        held, size = sum(self._blobs.sizes().values()), sum(len(p) for p in parts)
+        if held + size > self._policy.kv_disk_bytes:
+            raise OutOfMemory(
+                f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._policy.kv_disk_bytes:,})"
+            )
+        self._blobs.write(parts, blob)
+
+    def _passage(self, who: str, cube: MemCube) -> Passage | None:
+        rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
+        now = self._clock()
+        if cube.attributes.get("composed"):
+            there = {r.cube.id: r.cube for r in rows if r.cube.state in lifecycle.SEARCHED}
+            parts = [self._passage(who, there[link.id]) for link in cube.lineage if link.id in there]
+            whole = [p for p in parts if p is not None]
+            if len(whole) < len(cube.lineage):
+                return None
+            return _side_by_side(cube, whole)
+        sources = [
+            r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)
+        ]
+        if not sources or len(sources) < len(cube.lineage):
+            return None
+        text, starts = brief.passage(sources)
+        return Passage(cube, tuple(sources), text, starts)
+
+    def _there(self, id: str) -> MemCube | None:
+        """A cube that is there and whole, as far as its blob's presence says."""
+        for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
+            payload = row.cube.payload
+            if isinstance(payload, KVCache) and self._blobs.path(payload.blob).exists():
+                return row.cube
+        return None
+
+    def _put(self, who: str, cube: MemCube) -> MemCube:
+        rows = self._vault.by_ids([cube.id])
+        if rows:  # outdated once, or without its blob, and made again
+            cube = replace(lifecycle.replaced(rows[0].cube, cube), state=State.ACTIVATED)
+            self._vault.replace([rows[0].cube], [cube], [None])
+        else:
+            self._vault.insert([cube], [None])
+        self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}")
+        return cube
+
+
+def _side_by_side(cube: MemCube, parts: Sequence[Passage]) -> Passage:
+    starts, at = list[int](), 0
+    for part in parts:
+        starts += [at + start for start in part.starts]
+        at += len(part.text) + 1
+    return Passage(cube, tuple(s for p in parts for s in p.sources), "\n".join(p.text for p in parts), tuple(starts))
+
+
+def _opening(model: LocalModel, text: str) -> tuple[Prompt, int]:
+    """A prompt that begins with a passage, and the character at which that stands."""
+    asked = model.prompt([{"role": "system", "content": text}, {"role": "user", "content": "?"}])
+    return asked, asked.text.index(text)
+
+
+def _digest(*parts: object) -> str:
+    return sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _common(namespaces: Sequence[Namespace]) -> Namespace:
+    """The longest namespace that all are at or below."""
+    found = [labels[0] for labels in takewhile(lambda labels: len(set(labels)) == 1, zip(*namespaces, strict=False))]
+    if not found:
+        raise InvalidArgument(f"ids: these memories have no namespace in common: {sorted(set(namespaces))[:3]}")
+    return tuple(found)
