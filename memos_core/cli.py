@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import MemOSError, NotAStore
 
-BENCHES = ("locomo", "prefeval", "store")
+BENCHES = ("compose", "locomo", "prefeval", "store")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
