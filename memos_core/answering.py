@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .alteration import lasting
 from .errors import InvalidArgument, MemOSError
 from .guard import Guard, divergence
 from .prompt import Prompt, one_system
@@ -68,6 +69,7 @@ class Answering:
         self._conversations: OrderedDict[tuple[str, Namespace, str], _Conversation] = OrderedDict()
         self._lock = threading.Lock()
 
+    @lasting
     def stream(
         self,
         asked: Asked,
@@ -75,7 +77,8 @@ class Answering:
         tools: Sequence[Mapping[str, Any]] | None,
         decoding: Mapping[str, Any],
     ) -> Generator[str, None, tuple[Brief, Generation]]:
-        """The answer in pieces; the generator's value is the brief and what the model made."""
+        """The answer in pieces; the generator's value is the brief and what the model made. What steers the model where this is
+        called steers all of it."""
         plain = one_system(messages)
         if not plain or plain[-1]["role"] == "system":
             raise InvalidArgument("messages: nobody asks anything in them")
@@ -88,7 +91,12 @@ class Answering:
             tenant = (*tenant, passage.cube.id)  # what is made behind an approximation is one
             opened = self._guarded(prompt, opened)
         made = yield from self._model.stream(
-            prompt, tenant=tenant, opened=opened, sources=_sources(prompt, passage, arranged.notes), **decoding
+            prompt,
+            tools=tools,
+            tenant=tenant,
+            opened=opened,
+            sources=_sources(prompt, passage, arranged.notes),
+            **decoding,
         )
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)

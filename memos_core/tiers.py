@@ -7,17 +7,17 @@ deletions) hold for it, and its blob goes with it. It is found by its key, never
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
-from .blobs import Blobs
-from .errors import Conflict, InvalidArgument, OutOfMemory
+from .blobs import Blobs, digest
+from .errors import Conflict, Damaged, InvalidArgument, OutOfMemory
 from .placement import stable_id
-from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Text
+from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
 from .vault import Vault
 from .writing import Writer
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .activation import Opener
     from .model import LocalModel
     from .prompt import Prompt
+    from .steering import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +120,31 @@ class Tiers:
         blocks, share = composed(model, asked, [(p.text, opener.whole(p.blob)) for p in parts])
         draft = replace(draft, attributes={"composed": True, "recomputed": round(share, 4)})
         return self._keep(who, draft, cubes, blocks)
+
+    def keep_vector(self, draft: MemCube, vector: SteeringVector) -> MemCube:
+        """A steering vector as a memory under its owner's name for it; under a name that exists, its next version."""
+        from .steering import to_bytes
+
+        data = to_bytes(vector)
+        blob = digest(data)
+        cube = replace(
+            draft, id=stable_id(draft.access.owner, draft.namespace, "key", draft.key or ""),
+            payload=Steering(blob, vector.model, vector.layer, len(data)), attributes=asdict(vector.statistics),
+        )  # fmt: skip
+        with self._vault.writing():
+            self.write([data], blob)
+            return self._put(draft.access.owner, cube)
+
+    def vector(self, cube: MemCube) -> SteeringVector:
+        """The vector that a memory holds. Raises InvalidArgument for one that holds none, Damaged for one that is not what was written."""
+        from .steering import from_bytes
+
+        if not isinstance(cube.payload, Steering):
+            raise InvalidArgument(f"steer: memory {cube.id} holds no steering vector")
+        data = bytes(self._blobs.read(cube.payload.blob, 0, cube.payload.bytes))
+        if digest(data) != cube.payload.blob:
+            raise Damaged(f"{self._blobs.path(cube.payload.blob)} is not what was written")
+        return from_bytes(data)
 
     def to_plaintext(self, who: str, cube: MemCube) -> list[MemCube]:
         """Give up the other form of memories; they are its sources, whose text was of record all along.

@@ -11,15 +11,18 @@ import pytest
 from memos_core import (
     AccessDenied,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     Kind,
     KVCache,
     MemCube,
     MemOS,
+    ModelMismatch,
     NotFound,
     OutOfMemory,
     Policy,
     State,
+    Steering,
     Unsupported,
 )
 from tests.networks import random_model
@@ -358,3 +361,46 @@ def test_what_cannot_be_composed_is_refused(memory: MemOS) -> None:
     memory.update(cubes[0].id, "House 0 is no more.")
     with pytest.raises(InvalidArgument, match="convert them"):
         memory.compose([first.id, kept(memory, cubes[8:]).id])
+
+
+# --- steering vectors -------------------------------------------------------------------------------------------------------
+
+PAIRS = [(f"Today is day {i}, and all is well. Yes!", f"Today is day {i}, and all is lost. No!") for i in range(16)]
+
+
+def test_a_steering_vector_is_a_memory_and_steers_the_answers_that_name_it(memory: MemOS) -> None:
+    cube = memory.add_steering("cheer", PAIRS)
+    assert isinstance(cube.payload, Steering)
+    assert cube.attributes["effect"] >= 0.1
+    plain = memory.generate(QUESTION, max_tokens=12)
+    steered = memory.generate(QUESTION, max_tokens=12, steer={cube.id: 4.0})
+    assert steered.text != plain.text
+    assert memory.generate(QUESTION, max_tokens=12).text == plain.text
+    assert memory.generate(QUESTION, max_tokens=12, steer={cube.id: 0.0}).text == plain.text
+
+
+def test_one_that_does_not_work_is_refused_and_not_stored(memory: MemOS, tmp_path: Path) -> None:
+    with pytest.raises(Ineffective):
+        memory.add_steering("noise", [(str(i * 7919 % 1009), str(i * 104729 % 1013)) for i in range(16)])
+    assert memory.stats().memories == 0
+    assert blobs(memory, tmp_path) == set()
+
+
+def test_a_vector_under_its_key_again_is_the_next_version(memory: MemOS, tmp_path: Path) -> None:
+    first = memory.add_steering("cheer", PAIRS)
+    second = memory.add_steering("cheer", PAIRS[::-1])
+    assert (second.id, second.version) == (first.id, 2)
+    memory.tick()
+    assert len(blobs(memory, tmp_path)) == 1
+
+
+def test_a_vector_of_another_model_or_a_memory_that_is_none_does_not_steer(open_store: Callable[..., MemOS]) -> None:
+    first, other = open_store(model=random_model()), open_store(model=random_model(seed=1))
+    cube = first.add_steering("cheer", PAIRS)
+    with pytest.raises(ModelMismatch, match="weights"):
+        other.generate(QUESTION, steer={cube.id: 1.0})
+    [note] = told(first, 1)
+    with pytest.raises(InvalidArgument, match="no steering vector"):
+        first.generate(QUESTION, steer={note.id: 1.0})
+    with pytest.raises(NotFound):
+        first.generate(QUESTION, actor="bob", steer={cube.id: 1.0})
