@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
     from .retriever import MemOSRetriever
+    from .store import MemOSStore
     from .tools import create_memos_tools
     from .vector_store import MemOSVectorStore
 
@@ -25,6 +26,7 @@ __all__ = [
     "MemOSMemory",
     "MemOSRecallNode",
     "MemOSRetriever",
+    "MemOSStore",
     "MemOSVectorStore",
     "MemOSWriteNode",
     "create_memos_tools",
@@ -37,6 +39,7 @@ _LAZY = {
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",
     "MemOSRetriever": "retriever",
+    "MemOSStore": "store",
     "MemOSVectorStore": "vector_store",
     "MemOSWriteNode": "nodes",
     "create_memos_tools": "tools",

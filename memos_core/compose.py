@@ -19,11 +19,11 @@ from typing import Any, Literal
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import alteration
+from . import alteration, attention
 from .errors import ContextTooLong, InvalidArgument, Unsupported
 from .model import LocalModel
 
-ATTENTIONS = ("sdpa", "eager")  # implementations that take a mask of one's own
+ATTENTIONS = ("sdpa", attention.NAME, "eager")  # implementations that take a mask of one's own
 
 
 @dataclass(frozen=True, slots=True, eq=False)

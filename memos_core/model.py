@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,19 +21,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import alteration, chain, constraint, prompt, rotation
+from . import alteration, attention, chain, constraint, prompt, rotation
 from .devices import device_of, dtype_of
-from .errors import (
-    ContextTooLong,
-    InvalidArgument,
-    MemOSError,
-    ModelUnavailable,
-    OutOfMemory,
-    Unsupported,
-)
+from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
-from .room import empty, over
+from .room import Memory, empty, over
 from .rotation import Rotation
 from .sampling import Sampler, ends
 from .shelf import Shelf
@@ -119,12 +113,14 @@ class LocalModel:
                 raise InvalidArgument(f"{argument}: a number of bytes is needed, not {value!r}")
         self.name = name
         self.network = network.to(device).eval()
+        weakref.finalize(self, attention.borrow(self.network)).atexit = False
         self.tokenizer = tokenizer
         self.device = device
         self.dtype: torch.dtype = network.dtype
         self.shelf = Shelf(device, cache_bytes, host_cache_bytes)
         self.snapshots = Snapshots(cache_bytes)
         self._lock = threading.RLock()  # one forward pass at a time; never held while tokens are handed out
+        self._memory = Memory()
         self._tokenizing = threading.Lock()  # fast tokenizers refuse two threads at once
 
     # --- what it is ------------------------------------------------------------------------------------------------------
@@ -232,7 +228,7 @@ class LocalModel:
         if not self.reuses_blocks:
             return DynamicCache(config=self.network.config)
         layers = self._text_config.num_hidden_layers
-        return over(blocks, layers, room, self.dtype, self.device) if blocks else empty(layers, room)
+        return over(blocks, layers, room, self.dtype, self.device, self._memory) if blocks else empty(layers, room)
 
     def forward(
         self, ids: Sequence[int] | torch.Tensor, cache: Cache, *, generating: bool = False, **inputs: Any
@@ -255,9 +251,9 @@ class LocalModel:
     def taken(self, cache: Cache, start: int, end: int) -> torch.Tensor:
         """A copy of tokens [start, end) of a cache's first row, of shape [2, layers, heads, tokens, dimension]."""
         with torch.inference_mode():
-            keys = torch.stack([layer.keys[0, :, start:end] for layer in cache.layers])
-            values = torch.stack([layer.values[0, :, start:end] for layer in cache.layers])
-            return torch.stack([keys, values])
+            kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
+            whole = torch.stack([t[0, :, start:end] for t in kept])
+            return whole.view(2, len(cache.layers), *whole.shape[1:])
 
     def blocks(
         self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()

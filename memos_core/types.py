@@ -139,15 +139,15 @@ class Access:
 class Lifespan:
     """How long a memory counts.
 
-    It is not returned after `expires_at`; `ttl` is for how long it was given, where reading may renew it. What it says held until `valid_until` (a superseded fact). `half_life`
+    It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
     is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
     """
 
     expires_at: datetime | None = None
-    ttl: timedelta | None = None
     valid_until: datetime | None = None
     half_life: timedelta | None = None
     frozen_from: State | None = None
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
