@@ -23,14 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from . import alteration, attention, chain, constraint, prompt, rotation
 from .devices import device_of, dtype_of
-from .errors import (
-    ContextTooLong,
-    InvalidArgument,
-    MemOSError,
-    ModelUnavailable,
-    OutOfMemory,
-    Unsupported,
-)
+from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import Memory, empty, over
