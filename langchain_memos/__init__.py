@@ -10,25 +10,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .embeddings import MemOSEmbeddings
+    from .history import MemOSChatMessageHistory
     from .memory import MemOSMemory
     from .nodes import MemOSRecallNode, MemOSWriteNode
     from .retriever import MemOSRetriever
+    from .store import MemOSStore
     from .tools import create_memos_tools
+    from .vector_store import MemOSVectorStore
 
 __all__ = [
+    "MemOSChatMessageHistory",
     "MemOSEmbeddings",
     "MemOSMemory",
     "MemOSRecallNode",
     "MemOSRetriever",
+    "MemOSStore",
+    "MemOSVectorStore",
     "MemOSWriteNode",
     "create_memos_tools",
 ]
 
 _LAZY = {
+    "MemOSChatMessageHistory": "history",
     "MemOSEmbeddings": "embeddings",
     "MemOSMemory": "memory",
     "MemOSRecallNode": "nodes",
     "MemOSRetriever": "retriever",
+    "MemOSStore": "store",
+    "MemOSVectorStore": "vector_store",
     "MemOSWriteNode": "nodes",
     "create_memos_tools": "tools",
 }

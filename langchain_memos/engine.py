@@ -82,6 +82,21 @@ class Engine:
             return otherwise
 
 
+class OnEngine:
+    """What every class of this package that holds an engine offers."""
+
+    _engine: Engine
+
+    @property
+    def memory(self) -> MemOS:
+        """The `MemOS`, opened now if it was not yet."""
+        return self._engine.memory
+
+    def close(self) -> None:
+        """Let go of the store if it was opened here, by its path; the next use opens it again."""
+        self._engine.close()
+
+
 def checked_namespace(namespace: Any, *, root: bool = False) -> Namespace:
     """A tuple of labels; the empty one only where everything may be meant. Checked here so that a wrong one is refused when an
     adapter is made, and not in the middle of a conversation."""

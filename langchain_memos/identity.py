@@ -20,7 +20,7 @@ User = str | Callable[[Any], str] | None
 def user_of(given: User, runtime: Any = None, config: Mapping[str, Any] | None = None) -> str:
     """Whose memory it is: of what was given, the run's context, its configuration and its server's user, the first that says.
 
-    runtime, config: of the run; None looks for those of the run that this is called in.
+    runtime, config: of the run, as far as the caller has them; for the rest the run is asked that this is called in.
 
     Raises InvalidArgument if nothing says it, or what says it is no name: there is no user whom everybody shares.
     """
@@ -50,13 +50,16 @@ def checked_given(given: Any) -> User:
 
 
 def configured(name: str, config: Mapping[str, Any] | None = None) -> Any:
-    """A value of `config["configurable"]`, of this configuration, or else of the run that this is called in."""
-    if config is None:
-        try:
-            config = get_config()
-        except RuntimeError:  # called by hand, outside of a run
-            return None
-    return (config.get("configurable") or {}).get(name)
+    """A value of `config["configurable"]`: of this configuration, or else of the run that this is called in."""
+    found = ((config or {}).get("configurable") or {}).get(name)
+    return (_current_config().get("configurable") or {}).get(name) if found is None else found
+
+
+def _current_config() -> Mapping[str, Any]:
+    try:
+        return get_config()  # type: ignore[no-any-return]  # LangGraph is untyped to this checker
+    except RuntimeError:  # called by hand, outside of a run
+        return {}
 
 
 def _current_runtime() -> Any:

@@ -26,7 +26,7 @@ from langgraph.types import Command, TracePolicy
 
 from memos_core import MemOS
 
-from .engine import Engine, OnError, checked_count, checked_namespace
+from .engine import Engine, OnEngine, OnError, checked_count, checked_namespace
 from .identity import User, checked_given, configured, user_of
 from .messages import appended, as_turns, last_turn, question, said, seen_in, session_of
 from .tools import TOOLS, tools_on
@@ -43,7 +43,7 @@ class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to t
     """Id of the last message of the thread that was written."""
 
 
-class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
+class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
     """Gives an agent long-term memory: recalls before the model answers, writes what was said.
 
     Setup:
@@ -117,15 +117,6 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         self.trace_policy = trace_policy
         # by run, while it lasts: state would show them to whoever streams it
         self._briefs: dict[str, tuple[str | None, str]] = {}
-
-    @property
-    def memory(self) -> MemOS:
-        """The engine, opened now if it was not yet."""
-        return self._engine.memory
-
-    def close(self) -> None:
-        """Let go of the store if it was opened here, by its path; the next use opens it again."""
-        self._engine.close()
 
     # --- hooks, each twice -------------------------------------------------------------------------------------------
 

@@ -83,9 +83,10 @@ def session_of(messages: Sequence[AnyMessage], thread: Any, otherwise: str | Non
 
 
 def seen_in(messages: Sequence[BaseMessage]) -> Callable[[MemCube], bool]:
-    """Whether a memory is one of these messages: the model that sees them need not be reminded of it."""
-    seen = {(m.id, said(m)) for m in messages}
-    return lambda cube: (cube.origin.message_id, cube.text) in seen
+    """Whether a memory says what one of these messages says: the model that sees them need not be reminded of it. By the words,
+    because a caller who keeps the history himself hands it in under new ids each time."""
+    seen = {said(m) for m in messages}
+    return lambda cube: cube.text in seen
 
 
 def appended(system: SystemMessage | None, text: str) -> SystemMessage:

@@ -16,12 +16,12 @@ from langchain_core.runnables import RunnableConfig, RunnableLambda
 from memos_core import Brief, InvalidArgument, MemOS
 
 from .documents import as_document
-from .engine import Engine, OnError, checked_count, checked_namespace
+from .engine import Engine, OnEngine, OnError, checked_count, checked_namespace
 from .identity import User, checked_given, configured, user_of
 from .messages import as_turns, last_turn, messages_in, question, said, seen_in, session_of
 
 
-class _Node(RunnableLambda):  # type: ignore[misc]  # LangChain is untyped to this checker
+class _Node(OnEngine, RunnableLambda):  # type: ignore[misc]  # LangChain is untyped to this checker
     """A node for sync and async graphs; the engine never works on the event loop."""
 
     def __init__(
@@ -41,15 +41,6 @@ class _Node(RunnableLambda):  # type: ignore[misc]  # LangChain is untyped to th
             return await asyncio.to_thread(work, state, config)
 
         super().__init__(work, beside, name=type(self).__name__)
-
-    @property
-    def memory(self) -> MemOS:
-        """The engine, opened now if it was not yet."""
-        return self._engine.memory
-
-    def close(self) -> None:
-        """Let go of the store if it was opened here, by its path; the next use opens it again."""
-        self._engine.close()
 
 
 class MemOSRecallNode(_Node):

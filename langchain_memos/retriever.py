@@ -16,11 +16,11 @@ from pydantic import PrivateAttr
 from memos_core import Kind, MemOS
 
 from .documents import as_document
-from .engine import Engine, checked_count, checked_namespace
+from .engine import Engine, OnEngine, checked_count, checked_namespace
 from .identity import User, checked_given, user_of
 
 
-class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # LangChain is untyped to this checker
+class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChain is untyped to this checker
     """Retrieves what a user may read, best first, as documents.
 
     Setup:
@@ -83,15 +83,6 @@ class MemOSRetriever(BaseRetriever):  # type: ignore[misc]  # LangChain is untyp
             fields["namespace"] = checked_namespace(fields["namespace"], root=True)
         super().__init__(**fields)
         self._engine = engine
-
-    @property
-    def memory(self) -> MemOS:
-        """The engine, opened now if it was not yet."""
-        return self._engine.memory
-
-    def close(self) -> None:
-        """Let go of the store if it was opened here, by its path; the next use opens it again."""
-        self._engine.close()
 
     def invoke(self, input: str, config: Any = None, **kwargs: Any) -> list[Document]:
         """The documents for a question. kwargs: of the arguments above, those that differ for this call."""

@@ -16,6 +16,7 @@ from .errors import (
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     MemOSError,
     MissingPackage,
@@ -44,6 +45,7 @@ from .types import (
     Event,
     Generation,
     Hit,
+    Item,
     Kind,
     KVCache,
     Lifespan,
@@ -68,6 +70,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .embed import LocalEmbedder
+    from .items import Items
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
@@ -100,7 +103,10 @@ __all__ = [
     "Generation",
     "Hit",
     "IllegalTransition",
+    "Ineffective",
     "InvalidArgument",
+    "Item",
+    "Items",
     "KVCache",
     "Kind",
     "LLMReader",
@@ -142,7 +148,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LAZY = {
-    "AnswerReader": "toolcalls", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
+    "AnswerReader": "toolcalls", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
     "read_answer": "toolcalls",
 }  # fmt: skip
 

@@ -82,37 +82,37 @@ def checksum(record: str, passage: str | None) -> int:
     return zlib.crc32((passage or "").encode(), zlib.crc32(record.encode()))
 
 
-def checked_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+def checked_attributes(attributes: Mapping[str, Any] | None, argument: str = "attributes") -> dict[str, Any]:
     """A deep copy of the caller's attributes as plain JSON. Raises InvalidArgument for what JSON cannot hold exactly."""
     if attributes is None:
         return {}
     if not isinstance(attributes, Mapping):
-        raise InvalidArgument(f"attributes: a mapping is needed, not {type(attributes).__name__}")
-    return {_name(k): _checked(v, k, 1) for k, v in attributes.items()}
+        raise InvalidArgument(f"{argument}: a mapping is needed, not {type(attributes).__name__}")
+    return {_name(k, argument): _checked(v, f"{argument}: {k!r}", 1) for k, v in attributes.items()}
 
 
 def _checked(value: Any, where: str, depth: int) -> Any:
     if depth > _DEEPEST:
-        raise InvalidArgument(f"attributes: {where!r} is nested deeper than {_DEEPEST} levels, or in itself")
+        raise InvalidArgument(f"{where} is nested deeper than {_DEEPEST} levels, or in itself")
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return checked_text(value, f"attributes: {where!r}")
+        return checked_text(value, where)
     if isinstance(value, int) and -_LARGEST <= value < _LARGEST:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
     if isinstance(value, Mapping):
-        return {_name(k): _checked(v, k, depth + 1) for k, v in value.items()}
+        return {_name(k, where): _checked(v, f"{where}: {k!r:.80}", depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_checked(v, where, depth + 1) for v in value]
-    raise InvalidArgument(f"attributes: {where!r} holds {value!r}, which is not plain JSON (64-bit, finite)")
+    raise InvalidArgument(f"{where} holds {value!r}, which is not plain JSON (64-bit, finite)")
 
 
-def _name(key: Any) -> str:
-    if not isinstance(key, str) or not key:
-        raise InvalidArgument(f"attributes: names must be non-empty strings, not {key!r}")
-    return checked_text(key, "attributes")
+def _name(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise InvalidArgument(f"{where}: names must be strings, not {key!r}")
+    return checked_text(key, where)
 
 
 def checked_text(text: str, argument: str) -> str:
@@ -154,9 +154,10 @@ def _access(access: Access) -> Record:
 
 
 def _read_lifespan(span: Record) -> Lifespan:
-    half_life, frozen = span.get("half_life"), span.get("frozen_from")
+    half_life, ttl, frozen = span.get("half_life"), span.get("ttl"), span.get("frozen_from")
     return Lifespan(
         expires_at=_maybe_time(span.get("expires_at")),
+        ttl=None if ttl is None else timedelta(seconds=ttl),
         valid_until=_maybe_time(span.get("valid_until")),
         half_life=None if half_life is None else timedelta(seconds=half_life),
         frozen_from=None if frozen is None else State(frozen),

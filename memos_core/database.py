@@ -228,7 +228,7 @@ class Database:
     def _train(self) -> None:
         """Keep a vector index once it pays, and train it anew when the store has doubled: later rows are only appended
         to the partitions that the first ones made."""
-        rows = self.cubes.count_rows()
+        rows = self.cubes.count_rows("vector_checksum IS NOT NULL")  # what is only found by name has no vector
         if rows >= self.policy.index_from and rows >= 2 * self.manifest.trained:
             config = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
             with self.guarded(self.manifest.cubes):

@@ -41,6 +41,11 @@ def has_expired(cube: MemCube, now: datetime) -> bool:
     return cube.state is State.EXPIRED or (cube.lifespan.expires_at is not None and cube.lifespan.expires_at <= now)
 
 
+def is_passage(cube: MemCube) -> bool:
+    """Whether it is one of the further texts of an item, which is what they say and who may read them."""
+    return any(link.relation == "passage" for link in cube.lineage)
+
+
 def revise(
     cube: MemCube,
     now: datetime,

@@ -49,6 +49,7 @@ class SourceKind(StrEnum):
 
     MESSAGE = "message"
     NOTE = "note"
+    ITEM = "item"
     EXTRACTION = "extraction"
     RETRIEVAL = "retrieval"
     DERIVATION = "derivation"
@@ -101,7 +102,8 @@ Payload = Text | KVCache | Steering | Adapter
 class Origin:
     """Who said it, where, and when.
 
-    `position` counts turns of one session from 0. `occurred_at` is when the thing happened or was said, as told by the
+    `position` counts turns of one session from 0; an item, which has no session, has its place in the order of creation
+    there. `occurred_at` is when the thing happened or was said, as told by the
     caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words. `digest` is the hash of the words as they were first
     handed in.
     """
@@ -137,7 +139,7 @@ class Access:
 class Lifespan:
     """How long a memory counts.
 
-    It is not returned after `expires_at`. What it says held until `valid_until` (a superseded fact). `half_life`
+    It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
     is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
     """
 
@@ -145,6 +147,7 @@ class Lifespan:
     valid_until: datetime | None = None
     half_life: timedelta | None = None
     frozen_from: State | None = None
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +160,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """An edge to an exact version of another memory: `derived`, `supersedes` or `merged`."""
+    """An edge to an exact version of another memory: `derived`, `supersedes`, `merged`, or `passage` of an item."""
 
     id: str
     version: int
@@ -196,6 +199,20 @@ class MemCube:
     def text(self) -> str:
         """The passage, or "" for a memory held in another form."""
         return self.payload.text if isinstance(self.payload, Text) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A value to be kept under a key, see `Items`.
+
+    `texts` is what it is found by, one vector each; without any it is kept and listed, and never searched or embedded.
+    """
+
+    namespace: Namespace
+    key: str
+    value: Mapping[str, Any]
+    texts: tuple[str, ...] = ()
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

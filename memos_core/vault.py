@@ -72,14 +72,17 @@ class Vault:
 
     # --- reading ---------------------------------------------------------------------------------------------------
 
-    def rows(self, where: str, *, vectors: bool = False, limit: int = ALL, last_by: str | None = None) -> list[Row]:
-        """Current memories that a condition holds for; with `last_by`, the greatest by that column first."""
-        query = self.db.cubes.search().select(_READ_VECTOR if vectors else _READ).limit(limit)
-        if last_by is None:
+    def rows(
+        self, where: str, *, vectors: bool = False, limit: int = ALL, offset: int = 0, order: Sequence[str] = ()
+    ) -> list[Row]:
+        """Current memories that a condition holds for, ordered by columns ("-name": the greatest first; absent ones last)."""
+        query = self.db.cubes.search().select(_READ_VECTOR if vectors else _READ).limit(limit).offset(offset)
+        if not order:
             return self._read(query.where(where))
         # "version > 0" is always true: Lance 13 cannot plan an ordered query whose whole filter an index answers
         query = query.where(filters.all_of(where, "version > 0"))
-        return self._read(query.order_by([ColumnOrdering(column_name=last_by, ascending=False)]))
+        columns = [ColumnOrdering(column_name=n.removeprefix("-"), ascending=n[0] != "-") for n in order]
+        return self._read(query.order_by(columns))
 
     def by_ids(self, ids: Sequence[str], where: str | None = None, *, vectors: bool = False) -> list[Row]:
         """Current memories with these ids, in no order, of those that a condition holds for."""
@@ -97,6 +100,12 @@ class Vault:
         """One column of the current memories that a condition holds for."""
         with self.db.guarded("cubes"):
             return self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
+
+    def distinct(self, name: str, where: str) -> list[Any]:
+        """The different values of a column among the current memories that a condition holds for."""
+        with self.db.guarded("cubes"):
+            found = self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()
+        return found[name].unique().to_pylist()  # type: ignore[no-any-return]
 
     def count(self, where: str) -> int:
         """How many current memories a condition holds for."""
@@ -172,32 +181,56 @@ class Vault:
 
     def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
         """Store new memories in one commit. The caller holds `writing()` and has seen that their ids are not there."""
-        if cubes:
-            before = self.revision()
-            seq = before[1] + 1
-            with self.db.guarded("cubes"):
-                self.db.cubes.add(encoded(cubes, vectors, seq, self.manifest.dimension))
-            self.db.committed(self.manifest.cubes, len(cubes))
-            self._changed(before, [Row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)])
+        self.put([None] * len(cubes), cubes, vectors)
 
     def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
         """Put new versions in the place of old ones in one commit, the old ones going to history first. A vector of None
         keeps the stored one. Raises Conflict, and changes nothing current, if one is no longer the version it was."""
+        self.put(old, new, vectors)
+
+    def put(self, old: Sequence[MemCube | None], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+        """`insert` and `replace` at once, in one commit: an old one of None is for a memory that is not there yet. What has
+        no text keeps no vector."""
+        if not new:
+            return
+        known = [c for c in old if c is not None]
+        with self.writing():
+            filled = self._filled(known, new, vectors)
+            if known:
+                with self.db.guarded("history"):
+                    self.db.table("history").add(past(known))
+                self.db.committed("history")
+            self._commit(new, filled, known=len(known))
+
+    def renew(self, old: Sequence[MemCube], new: Sequence[MemCube]) -> None:
+        """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict."""
         if not new:
             return
         with self.writing():
-            kept = self._still(old, need_vectors=any(v is None for v in vectors))
-            filled = [kept[c.id].vector if v is None else v for c, v in zip(new, vectors, strict=True)]
-            with self.db.guarded("history"):
-                self.db.table("history").add(past(old))
-            self.db.committed("history")
-            before = self.revision()
-            seq = before[1] + 1
-            with self.db.guarded("cubes"):
-                rows = encoded(new, filled, seq, self.manifest.dimension)
-                self.db.cubes.merge_insert("id").when_matched_update_all().execute(rows, on_bad_vectors="null")
-            self.db.committed(self.manifest.cubes)
-            self._changed(before, [Row(c, seq, v) for c, v in zip(new, filled, strict=True)])
+            self._commit(new, self._filled(old, new, [None] * len(new)), known=len(old))
+
+    def _filled(
+        self, known: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]
+    ) -> list[Vector | None]:
+        """The vectors, with the stored ones where none is given. Raises Conflict if one is no longer the version it was."""
+        kept = self._still(known, need_vectors=any(v is None for v in vectors)) if known else {}
+        return [
+            kept[c.id].vector if v is None and c.text and c.id in kept else v for c, v in zip(new, vectors, strict=True)
+        ]
+
+    def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
+        before = self.revision()
+        seq = before[1] + 1
+        with self.db.guarded("cubes"):
+            rows = encoded(new, vectors, seq, self.manifest.dimension)
+            if known == 0:
+                self.db.cubes.add(rows)
+            else:
+                merge = self.db.cubes.merge_insert("id").when_matched_update_all()
+                merge = merge if known == len(new) else merge.when_not_matched_insert_all()
+                merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
+        self.db.committed(self.manifest.cubes, len(new) - known or 1)
+        self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts

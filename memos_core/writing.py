@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -93,7 +93,7 @@ class Writer:
             else:
                 self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
-            self._carry_on([r.cube for r in found], [new] * len(found), who)
+            self.carry_on([r.cube for r in found], [new] * len(found), who)
         return new
 
     def add_statement(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
@@ -158,7 +158,7 @@ class Writer:
                 with self._vault.writing():
                     self._vault.replace([old], [new], [vector])
                     self.tell(who, verb, [new], new.updated_at)
-                    self._carry_on([old], [new], who)
+                    self.carry_on([old], [new], who)
                 return new
             except Conflict:
                 continue
@@ -197,7 +197,7 @@ class Writer:
                 gone |= {c.id for c in self.remove([row], who, now)[0]}  # its owner lost what it was made from
                 continue
             most = governance.derived_access(cube.access.owner, sources)
-            kept = governance.narrowed(cube.access, most)
+            kept = source.access if lifecycle.is_passage(cube) else governance.narrowed(cube.access, most)
             if kept != cube.access:
                 new = lifecycle.with_access(cube, kept, now)
                 self._vault.replace([cube], [new], [None])
@@ -282,23 +282,30 @@ class Writer:
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
         self._vault.replace(old, new, vectors)
         self.tell(draft.access.owner, "update", new, draft.created_at)
-        self._carry_on(old, new, draft.access.owner)
+        self.carry_on(old, new, draft.access.owner)
         return {c.id: c for c in new}
 
-    def _carry_on(self, old: Sequence[MemCube], new: Sequence[MemCube], who: str) -> None:
-        """Let what was derived follow its sources, whichever verb changed them: their words, and their readers."""
+    def carry_on(
+        self, old: Sequence[MemCube], new: Sequence[MemCube], who: str, spare: Container[str] = frozenset()
+    ) -> None:
+        """Let what was derived follow its sources, whichever verb changed them: their words, and their readers; the passages
+        of an item also its value, and out of search. `spare`: ids of those that follow already. The caller holds
+        `vault.writing()` since it changed them."""
         pairs = list(zip(old, new, strict=True))
-        if changed := [b for a, b in pairs if a.text != b.text]:
-            self._outdate(changed, who, changed[0].updated_at)
-            self.forget([c.id for c in changed])
+        changed = [b for a, b in pairs if a.text != b.text]
+        items = [b for a, b in pairs if a.text == b.text and _leaves_passages(a, b)]
+        followers = {r.cube.id: r.cube for r in self._descendants(changed)}
+        followers |= {r.cube.id: r.cube for r in self._descendants(items) if lifecycle.is_passage(r.cube)}
+        if followers:
+            self._outdate([c for id, c in followers.items() if id not in spare], who, new[0].updated_at)
+        self.forget([c.id for c in changed])
         for before, after in pairs:
             if before.access != after.access:
                 self._narrow(after, who, after.updated_at)
 
-    def _outdate(self, changed: Sequence[MemCube], who: str, now: datetime) -> None:
-        """Take out of search what was made from words that changed: it says what its source no longer says."""
-        states = (State.GENERATED, State.ACTIVATED, State.MERGED)
-        old = [r.cube for r in self._descendants(changed) if r.cube.state in states]
+    def _outdate(self, cubes: Sequence[MemCube], who: str, now: datetime) -> None:
+        """Take out of search what says what its source no longer says."""
+        old = [c for c in cubes if c.state in (State.GENERATED, State.ACTIVATED, State.MERGED)]
         new = [lifecycle.archive(c, now) for c in old]
         self._vault.replace(old, new, [None] * len(new))
         self.tell(who, "outdate", new, now)
@@ -318,7 +325,7 @@ class Writer:
         last: list[MemCube] = []
         if session is not None:
             here = filters.starting("place", thread(draft) or "")
-            last = [r.cube for r in self._vault.rows(here, limit=len(turns), last_by="position")][::-1]
+            last = [r.cube for r in self._vault.rows(here, limit=len(turns), order=["-position"])][::-1]
             first = last
             if len(last) == len(turns) > 1 and None in ids:  # there may be more before these
                 rows = self._vault.rows(filters.all_of(here, f"position < {len(turns)}"))
@@ -342,6 +349,13 @@ class Writer:
             seen |= set(edge)
             found += new
         return found
+
+
+def _leaves_passages(old: MemCube, new: MemCube) -> bool:
+    """Whether an item's further texts, drawn from its value, no longer hold of it, or are no longer to be found."""
+    if old.origin.kind is not SourceKind.ITEM:
+        return False
+    return old.attributes != new.attributes or (new.state is State.ARCHIVED and old.state is not State.ARCHIVED)
 
 
 def _cube(draft: MemCube, placed: placement.Placed) -> MemCube:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,14 +13,16 @@ pytest.importorskip("langchain_tests", reason="needs langchain-tests")
 from langchain_core.embeddings import Embeddings
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import BaseTool
+from langchain_core.vectorstores import VectorStore
 from langchain_tests.integration_tests import (
     EmbeddingsIntegrationTests,
     RetrieversIntegrationTests,
     ToolsIntegrationTests,
+    VectorStoreIntegrationTests,
 )
 from langchain_tests.unit_tests import EmbeddingsUnitTests, ToolsUnitTests
 
-from langchain_memos import MemOSEmbeddings, MemOSRetriever, create_memos_tools
+from langchain_memos import MemOSEmbeddings, MemOSRetriever, MemOSVectorStore, create_memos_tools
 from memos_core import MemOS
 from tests.words import WordsEmbedder
 
@@ -30,10 +33,9 @@ class _Filled:
     """A store with a few memories of ann's, for each test."""
 
     @pytest.fixture(autouse=True)
-    def filled(self, memory: MemOS) -> Iterator[None]:
+    def _filled(self, memory: MemOS) -> None:
         self.memory = memory
         self.ids = [memory.add(text, actor="ann")[0].id for text in SAID]
-        yield
 
 
 class TestRetriever(_Filled, RetrieversIntegrationTests):
@@ -113,3 +115,11 @@ class TestEmbeddingsUnit(_Embeddings, EmbeddingsUnitTests): ...
 
 
 class TestEmbeddings(_Embeddings, EmbeddingsIntegrationTests): ...
+
+
+class TestVectorStore(VectorStoreIntegrationTests):
+    @pytest.fixture
+    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
+        store = MemOSVectorStore(tmp_path / "store", embed=self.get_embeddings(), user_id="ann")
+        yield store
+        store.close()
