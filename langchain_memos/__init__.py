@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chat import ChatMemOS
     from .embeddings import MemOSEmbeddings
     from .history import MemOSChatMessageHistory
     from .memory import MemOSMemory
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .vector_store import MemOSVectorStore
 
 __all__ = [
+    "ChatMemOS",
     "MemOSChatMessageHistory",
     "MemOSEmbeddings",
     "MemOSMemory",
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ChatMemOS": "chat",
     "MemOSChatMessageHistory": "history",
     "MemOSEmbeddings": "embeddings",
     "MemOSMemory": "memory",

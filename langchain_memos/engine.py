@@ -25,6 +25,7 @@ class Engine:
     Args:
         memory: a `MemOS`, or the path of one.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
+        model: the `LocalModel`, for a path; a `MemOS` that was given must have been opened with it.
         on_error: what `attempt` does with a failure.
 
     Raises:
@@ -32,12 +33,21 @@ class Engine:
     """
 
     def __init__(
-        self, memory: MemOS | str | os.PathLike[str], embed: Any = None, *, on_error: OnError = "raise"
+        self,
+        memory: MemOS | str | os.PathLike[str],
+        embed: Any = None,
+        *,
+        model: Any = None,
+        on_error: OnError = "raise",
     ) -> None:
         if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
         if isinstance(memory, MemOS) and embed is not None:
             raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
+        if isinstance(memory, MemOS) and model is not None and memory.model is not model:
+            raise InvalidArgument(
+                "memory: the MemOS that was given answers with another model, or none: MemOS(..., model=model)"
+            )
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
         self._path = None if isinstance(memory, MemOS) else memory
@@ -45,6 +55,7 @@ class Engine:
         self._opening = threading.Lock()
         # LangChain's Embeddings are objects with a method, the engine's are callables
         self._embed = getattr(embed, "embed_documents", embed)
+        self._model = model
         self._on_error = on_error
 
     @property
@@ -53,7 +64,7 @@ class Engine:
         with self._opening:
             if self._opened is None:
                 assert self._path is not None
-                self._opened = MemOS(self._path, embed=self._embed)
+                self._opened = MemOS(self._path, embed=self._embed, model=self._model)
             return self._opened
 
     def close(self) -> None:

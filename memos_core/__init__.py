@@ -22,6 +22,7 @@ from .errors import (
     MissingPackage,
     ModelError,
     ModelMismatch,
+    ModelTimeout,
     ModelUnavailable,
     NotAStore,
     NotFound,
@@ -74,7 +75,9 @@ if TYPE_CHECKING:
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
+    from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
+    from .validate import checked_decoding
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -90,6 +93,7 @@ __all__ = [
     "Ancestry",
     "Answer",
     "AnswerReader",
+    "AnswerStream",
     "Brief",
     "BrokenCall",
     "Conflict",
@@ -120,6 +124,7 @@ __all__ = [
     "MissingPackage",
     "ModelError",
     "ModelMismatch",
+    "ModelTimeout",
     "ModelUnavailable",
     "Namespace",
     "NotAStore",
@@ -144,12 +149,13 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "checked_decoding",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
-    "AnswerReader": "toolcalls", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model", "MemOS": "memos",
-    "read_answer": "toolcalls",
+    "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
+    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

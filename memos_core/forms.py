@@ -191,6 +191,11 @@ class Forms:
         self._writer.tell(who, "generate", brief.cubes, self._clock(), detail=f"shown to {self._need_model().name}")
         return Reply(made.text, brief, made.finish, made.usage)
 
+    @property
+    def model(self) -> LocalModel | None:
+        """The model that was given for `generate` and for keeping keys and values."""
+        return self._model
+
     def _need_model(self, model: LocalModel | None = None) -> LocalModel:
         found = model or self._model
         if found is None:

@@ -349,8 +349,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are not part of it.
-    The same `seed` draws the same answer."""
+    """How an answer is drawn, and what it may be. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are
+    not part of it. The same `seed` draws the same answer.
+
+    schema: makes it JSON that fits this JSON schema; with tools, that or a call of one of them.
+    tool_choice: "any" makes it one call of one of the tools, a tool's name one call of that; None leaves it to the model.
+    timeout: seconds that it may take.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -359,6 +364,9 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     repetition_penalty: float = 1.0
+    schema: Mapping[str, Any] | None = None
+    tool_choice: str | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ PURE = {
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
     "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
-    "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"},
+    "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
 IMPURE = {"os", "io", "pathlib", "time", "random", "socket", "subprocess", "threading", "shutil", "tempfile", "logging"}
@@ -162,6 +162,7 @@ def test_exports_are_these() -> None:
             "Ancestry",
             "Answer",
             "AnswerReader",
+            "AnswerStream",
             "Brief",
             "BrokenCall",
             "Conflict",
@@ -192,6 +193,7 @@ def test_exports_are_these() -> None:
             "MissingPackage",
             "ModelError",
             "ModelMismatch",
+            "ModelTimeout",
             "ModelUnavailable",
             "Namespace",
             "NotAStore",
@@ -217,6 +219,7 @@ def test_exports_are_these() -> None:
             "ToolCall",
             "Unsupported",
             "Usage",
+            "checked_decoding",
             "read_answer",
         ]
     )
