@@ -91,7 +91,12 @@ class Answering:
             tenant = (*tenant, passage.cube.id)  # what is made behind an approximation is one
             opened = self._guarded(prompt, opened)
         made = yield from self._model.stream(
-            prompt, tools=tools, tenant=tenant, opened=opened, sources=_sources(prompt, passage, arranged.notes), **decoding
+            prompt,
+            tools=tools,
+            tenant=tenant,
+            opened=opened,
+            sources=_sources(prompt, passage, arranged.notes),
+            **decoding,
         )
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)

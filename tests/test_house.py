@@ -220,7 +220,7 @@ def test_exports_are_these() -> None:
             "Unsupported",
             "Usage",
             "checked_decoding",
-                    "read_answer",
+            "read_answer",
         ]
     )
     for name in memos_core.__all__:
