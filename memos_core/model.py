@@ -476,6 +476,8 @@ class LocalModel:
         at, parent = 0, start
         for found in self.shelf.find(start, ids):
             if found.tokens < found.tensor.shape[-2]:
+                if at + found.tokens == len(ids):
+                    return  # a longer block says all of it
                 break
             at, parent = at + found.tokens, found.key
         for end in dict.fromkeys([*(e for e in ends if e > at), len(ids)]):
