@@ -31,6 +31,7 @@ from .rotation import Rotation
 from .sampling import Sampler, ends
 from .shelf import Shelf
 from .snapshots import Snapshots
+from .toolcalls import THINK
 from .types import Generation, TokenUsage
 from .validate import checked_decoding
 
@@ -340,7 +341,10 @@ class LocalModel:
         )
         sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
         first: float | None = None
+        opening = THINK if held_to is None and asked.text.rstrip().endswith(THINK) else ""  # its end will be drawn
         try:
+            if opening:
+                yield opening
             while True:
                 id, done = sampler.draw(logits)
                 if first is None:
@@ -354,7 +358,7 @@ class LocalModel:
             if keep:
                 self._keep(start, asked, sampler.ids, cache, sources)
         spent = TokenUsage(len(asked.ids), cached, len(sampler.ids), first or 0.0)
-        return Generation(sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
+        return Generation(opening + sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
 
     def generate_batch(
         self, prompts: Sequence[Sequence[Mapping[str, Any]] | Prompt], **decoding: Any
