@@ -13,7 +13,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.runnables import RunnableMap, RunnablePassthrough
+from langchain_core.runnables import RunnableGenerator, RunnableMap, RunnablePassthrough
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from langchain_core.utils.pydantic import is_basemodel_subclass
@@ -30,7 +30,18 @@ from memos_core import (
     checked_decoding,
 )
 
-from .dialogue import as_chunk, as_message, as_prompt, chosen, form_of, json_schema_of, last_chunks, schema_of
+from .dialogue import (
+    as_chunk,
+    as_message,
+    as_prompt,
+    awhole,
+    chosen,
+    form_of,
+    json_schema_of,
+    last_chunks,
+    schema_of,
+    whole,
+)
 from .engine import Engine, checked_count, checked_namespace
 from .identity import checked_given, checked_user, configured, user_of
 
@@ -309,7 +320,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         strict: the first two methods are strict always.
         kwargs: further arguments of each call, see `bind`.
 
-        Raises InvalidArgument for another method.
+        Raises InvalidArgument for another method; of a call, OutputParserException for an answer that was cut off by `max_tokens`.
         """
         of_class = isinstance(schema, type) and is_basemodel_subclass(schema)
         traced = {"ls_structured_output_format": {"kwargs": {"method": method}, "schema": schema}, **kwargs}
@@ -331,6 +342,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
             raise InvalidArgument(
                 f"method: 'json_schema', 'function_calling' or 'json_mode' is needed, not {method!r:.80}"
             )
+        parser = RunnableGenerator(whole, awhole) | parser
         if not include_raw:
             return model | parser
         parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)

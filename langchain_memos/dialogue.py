@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import (
     AIMessage,
     AIMessageChunk,
@@ -185,6 +186,23 @@ def last_chunks(answer: Answer, made: Generation | Reply, model_name: str) -> It
         "", usage_metadata=_usage(made), response_metadata=_metadata(answer, made, model_name),
         chunk_position="last",
     )  # fmt: skip
+
+
+def whole(messages: Iterator[AIMessage]) -> Iterator[AIMessage]:
+    """Messages as they come. LangChain's parsers complete what was cut off, and so make of it what nobody said: this raises."""
+    yield from map(_ended, messages)
+
+
+async def awhole(messages: AsyncIterator[AIMessage]) -> AsyncIterator[AIMessage]:
+    """The same for those who wait."""
+    async for message in messages:
+        yield _ended(message)
+
+
+def _ended(message: AIMessage) -> AIMessage:
+    if message.response_metadata.get("finish_reason") == "length":
+        raise OutputParserException("the answer was cut off before its end: give the model more max_tokens")
+    return message
 
 
 def _reasoned(reasoning: str) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from langgraph.store.base import (
     TTLConfig,
     get_text_at_path,
     tokenize_path,
-    validate_op_namespace,
 )
 
 from memos_core import InvalidArgument, Items, MemCube, MemOS, Namespace, SourceKind
@@ -272,20 +271,25 @@ def _checked(op: Op) -> Op:
         op = op._replace(match_conditions=conditions)
     else:
         raise InvalidArgument(f"ops: {type(op).__name__} is no operation of a store")
-    validate_op_namespace(op)
-    if isinstance(op, PutOp) and op.value is not None:  # as `put` says it: operations may come without passing there
-        if not op.namespace:
-            raise InvalidNamespaceError("Namespace cannot be empty.")
-        if op.namespace[0] == "langgraph":
-            raise InvalidNamespaceError(f'Root label for namespace cannot be "langgraph". Got: {op.namespace}')
+    # what LangGraph's `put` refuses, because operations may come without passing there
+    if isinstance(op, PutOp) and op.value is not None and op.namespace[:1] in ((), ("langgraph",)):
+        raise InvalidNamespaceError(
+            f"namespace: nothing can be put into {op.namespace!r:.80}: it is empty or LangGraph's own"
+        )
     return op
 
 
 def _labels(namespace: Any) -> Namespace:
+    """A namespace as a tuple, held to what LangGraph asks of labels (its newest stores check operations too)."""
     if isinstance(namespace, str) or not isinstance(namespace, Sequence):
         raise InvalidNamespaceError(
-            f"A namespace is a tuple of labels, such as ('users', 'ann'), not {namespace!r:.80}"
+            f"namespace: a tuple of labels is needed, such as ('users', 'ann'), not {namespace!r:.80}"
         )
+    for label in namespace:
+        if not isinstance(label, str) or not label or "." in label or "\0" in label:
+            raise InvalidNamespaceError(
+                f"namespace: labels are non-empty strings without '.' and NUL, not {label!r:.80}"
+            )
     return tuple(namespace)
 
 

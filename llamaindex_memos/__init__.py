@@ -1,8 +1,8 @@
 """Long-term memory for LlamaIndex, on the memos_core engine.
 
 `MemOSMemory` for chat engines and agents, `MemOSMemoryBlock` for core's `Memory`, `MemOSRetriever` wherever there is a retriever,
-`MemOSToolSpec` for a model that is to search and remember by itself, `MemOSEmbedding` for one embedder everywhere. Importing this loads
-neither LlamaIndex nor torch; the first touch of a name does.
+`MemOSToolSpec` for a model that is to search and remember by itself, `MemOSEmbedding` for one embedder everywhere, `MemOSLLM` for a
+model on this machine. Importing this loads neither LlamaIndex nor torch; the first touch of a name does.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .block import MemOSMemoryBlock
     from .embedding import MemOSEmbedding
+    from .llm import MemOSLLM
     from .memory import MemOSMemory
     from .retriever import MemOSRetriever
     from .tools import MemOSToolSpec
 
-__all__ = ["MemOSEmbedding", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
+__all__ = ["MemOSEmbedding", "MemOSLLM", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
 
 _LAZY = {
-    "MemOSEmbedding": "embedding", "MemOSMemory": "memory", "MemOSMemoryBlock": "block", "MemOSRetriever": "retriever",
-    "MemOSToolSpec": "tools",
+    "MemOSEmbedding": "embedding", "MemOSLLM": "llm", "MemOSMemory": "memory", "MemOSMemoryBlock": "block",
+    "MemOSRetriever": "retriever", "MemOSToolSpec": "tools",
 }  # fmt: skip
 
 

@@ -22,15 +22,17 @@ class Engine:
         memory: a `MemOS`, which stays its giver's to close, or the path of one. A path finds the `MemOS` of that path that another
             adapter of this process was given or has opened, with whatever embedder that has: a store keeps to one.
         embed: the embedder to open a path with: a LlamaIndex `BaseEmbedding`, or whatever `MemOS` takes.
+        model: the `LocalModel` to open a path with, for one who answers by `answering`.
 
     Raises:
         InvalidArgument: neither a MemOS nor a path, or an embedder beside a MemOS.
     """
 
-    def __init__(self, memory: MemOS | str | os.PathLike[str], embed: Any = None) -> None:
+    def __init__(self, memory: MemOS | str | os.PathLike[str], embed: Any = None, model: Any = None) -> None:
         if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
         self._embed = embed
+        self._model = model
         self._opened: _Opened | None = None
         if not isinstance(memory, MemOS):
             self.path = os.path.abspath(memory)
@@ -52,6 +54,16 @@ class Engine:
                 self._opened = self._found() or self._open()
                 self._opened.holders.add(self)
         return self._opened.memory
+
+    @property
+    def answering(self) -> MemOS:
+        """The engine, which answers with the model. Raises InvalidArgument if it has another one, or none."""
+        memory = self.memory
+        if memory.model is not self._model:
+            raise InvalidArgument(
+                f"memory: the MemOS at {self.path} answers with another model, or none: MemOS(..., model=model)"
+            )
+        return memory
 
     def close(self) -> None:
         """Let go of the engine; if it was opened by its path, and this was the last adapter to let go, close it. The next use
@@ -77,7 +89,7 @@ class Engine:
         # LlamaIndex's embeddings are objects with a method, the engine's are callables
         embed = getattr(self._embed, "get_text_embedding_batch", self._embed)
         try:
-            memory = MemOS(self.path, embed=embed)
+            memory = MemOS(self.path, embed=embed, model=self._model)
         except EmbedderMismatch as error:
             if embed is not None:
                 raise

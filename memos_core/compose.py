@@ -11,7 +11,7 @@ Knows tensors and positions; knows no memories. Blocks are read and never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -47,15 +47,15 @@ class Block:
 class Repair:
     """Which tokens of a composition are run again.
 
-    method: "first": the first tokens of each block; "deviation": those whose keys and values deviate most in the first layers, which
-        are run for all tokens to see it; "none".
-    share: of the tokens of all blocks, at most; the blocks draw from this budget in turn.
+    method: "deviation": those whose keys and values deviate most in the first layers, which are run for all tokens to see it, and are
+        exact from then on; "first": the first of each block, which costs no more than its share; "none".
+    share: of the tokens of all blocks, at most. With "first" the blocks draw from it in turn.
     first: tokens of a block at most, for "first".
     depth: layers that are run for all tokens, for "deviation".
     """
 
-    method: Literal["first", "deviation", "none"] = "first"
-    share: float = 0.2
+    method: Literal["first", "deviation", "none"] = "deviation"
+    share: float = 0.15
     first: int = 32
     depth: int = 1
 
@@ -117,13 +117,14 @@ def recompose(
         Unsupported: the model's keys cannot be moved (see `LocalModel.rotation`), or its attention takes no mask of one's own.
         InvalidArgument: no block, or one whose tensor is not of its tokens and this model.
         ContextTooLong: they do not fit the window.
+        OutOfMemory: the device has no room for them.
     """
     repair = repair or Repair()
     before = [] if prefix is None else [prefix]
-    _check(model, before, blocks)
+    _check(model, before, blocks, repair)
     chosen: list[int] = []
     depth = 0
-    with torch.inference_mode(), alteration.plain():
+    with torch.inference_mode(), model.memory_errors(), alteration.plain():
         laid = _Laid.of(model, before, blocks)
         if laid.stale and repair.method == "first":
             chosen = _first(laid, repair)
@@ -219,11 +220,6 @@ def _run_again(model: LocalModel, laid: _Laid, chosen: Sequence[int]) -> None:
     """Replace keys and values of tokens, in every layer, by what they are behind all that precedes them."""
     if not chosen:
         return
-    kind = getattr(model.network.config, "_attn_implementation", None)
-    if kind not in ATTENTIONS:
-        raise Unsupported(
-            f"{model.name}: its attention is {kind!r}: tokens can be run again with {', '.join(ATTENTIONS)}"
-        )
     where = torch.tensor(chosen, device=model.device)
     hidden = torch.arange(len(laid.ids), device=model.device)[None] > where[:, None]
     mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
@@ -266,10 +262,15 @@ class _Reached(Exception):
     """Ends a pass at the layer that was wanted."""
 
 
-def _check(model: LocalModel, prefix: Iterable[Block], blocks: Sequence[Block]) -> None:
-    layers, heads, width = model.shape
+def _check(model: LocalModel, prefix: Sequence[Block], blocks: Sequence[Block], repair: Repair) -> None:
     if not blocks:
         raise InvalidArgument("blocks: there is none")
+    kind = getattr(model.network.config, "_attn_implementation", None)
+    if repair.method != "none" and kind not in ATTENTIONS:
+        raise Unsupported(
+            f"{model.name}: its attention is {kind!r}: tokens can be run again with {', '.join(ATTENTIONS)}"
+        )
+    layers, heads, width = model.shape
     for block in (*prefix, *blocks):
         wanted = (2, layers, heads, len(block.ids), width)
         if tuple(block.tensor.shape) != wanted or not block.ids:

@@ -23,14 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from . import alteration, attention, chain, constraint, prompt, rotation
 from .devices import device_of, dtype_of
-from .errors import (
-    ContextTooLong,
-    InvalidArgument,
-    MemOSError,
-    ModelUnavailable,
-    OutOfMemory,
-    Unsupported,
-)
+from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import Memory, empty, over
@@ -246,7 +239,7 @@ class LocalModel:
         inputs: further arguments of the network, such as position_ids or attention_mask.
         """
         rows = ids if isinstance(ids, torch.Tensor) else torch.tensor([list(ids)])
-        with self._lock, torch.inference_mode(), self._memory_errors(), ExitStack() as changes:
+        with self._lock, torch.inference_mode(), self.memory_errors(), ExitStack() as changes:
             for change in alteration.active(self):
                 if generating or change.positions == "all":
                     changes.enter_context(change.made(self.network))
@@ -287,7 +280,8 @@ class LocalModel:
             yield self.network
 
     @contextmanager
-    def _memory_errors(self) -> Iterator[None]:
+    def memory_errors(self) -> Iterator[None]:
+        """Let a device without room raise OutOfMemory."""
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -437,7 +431,7 @@ class LocalModel:
         held = sum(tokens for _, tokens in found)
         try:
             elsewhere = opened(asked, held) if opened else None
-            with self._memory_errors():
+            with self.memory_errors():
                 cache = self.cache(found, len(ids) - held + more)
                 at = held if elsewhere is None else self._followed(cache, ids, held, elsewhere)
                 return cache, self._run(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""

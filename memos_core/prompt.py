@@ -76,6 +76,8 @@ def encode(tokenizer: Any, text: str) -> Prompt:
     """A text as tokens; nothing is added to it, since a template writes its own first token."""
     if not isinstance(text, str):
         raise InvalidArgument(f"text: a string is needed, not {type(text).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidArgument("text: there is half a surrogate pair in it, which is no character")
     if tokenizer.is_fast:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = found["input_ids"], found["offset_mapping"]

@@ -5,6 +5,7 @@ What they say is noise, the same for the same seed. Any text can be tokenised, a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -145,3 +146,20 @@ def reciting_model(say: Callable[[str], str] | str, *, window: int = 8192, **opt
     network.tokenizer = tokenizer
     network.say = (lambda _: say) if isinstance(say, str) else say
     return LocalModel.of(network, tokenizer, **{"name": "reciting", **options})
+
+
+class Recorder:
+    """Says one reply after the other (the last for ever), once for each prompt; keeps the prompts, and the threads that asked."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = list(replies) or ["All right."]
+        self.prompts: list[str] = []
+        self.threads: set[int] = set()
+        self.steps = 0
+
+    def __call__(self, prompt: str) -> str:
+        self.steps += 1
+        self.threads.add(threading.get_ident())
+        if prompt not in self.prompts:
+            self.prompts.append(prompt)
+        return self.replies[min(self.prompts.index(prompt), len(self.replies) - 1)]

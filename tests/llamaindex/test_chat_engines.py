@@ -22,7 +22,7 @@ from llama_index.core.schema import NodeWithScore, TextNode
 from llamaindex_memos import MemOSMemory, MemOSRetriever
 from memos_core import InvalidArgument, MemOS
 from tests.llamaindex.conftest import contents, learnt, texts
-from tests.llamaindex.llms import ChatModel, CompletionModel
+from tests.llamaindex.llms import CONTEXT, ChatModel, CompletionModel
 
 LEMON = "Ann takes her tea with lemon."
 
@@ -167,7 +167,10 @@ def test_a_chat_engine_makes_its_memory_by_a_subclass_that_says_whose(
     chat = SimpleChatEngine.from_defaults(memory_cls=AnnsMemory, llm=llm)
     ask(chat, "How does Ann take her tea?")
     assert chat._memory.memory is engine
-    assert chat._memory.token_limit == llm.metadata.context_window - 256
+    assert chat._memory.token_limit in (
+        CONTEXT - 256,
+        CONTEXT * 3 // 4,
+    )  # 0.14.0 hands over the model, later ones the limit
     assert LEMON in llm.text()
 
 

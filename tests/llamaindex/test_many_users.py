@@ -39,7 +39,7 @@ async def _watch(done: asyncio.Event) -> list[float]:
     return worked
 
 
-@pytest.mark.parametrize(("users", "turns"), [(10, 4), pytest.param(50, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("users", "turns"), [(8, 3), pytest.param(50, 20, marks=pytest.mark.slow)])
 def test_no_turn_is_lost_and_none_is_seen_by_another_user(open_store: Any, users: int, turns: int) -> None:
     embed = Watched()
     embed.threads = set()
