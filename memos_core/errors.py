@@ -13,6 +13,7 @@
     │   ├── ModelMismatch                a cache or adapter was made for another model, tokenizer, template or dtype
     │   ├── ContextTooLong               prompt and answer do not fit the model's window
     │   ├── OutOfMemory                  the device has no room; nothing was changed
+    │   ├── Ineffective                  what was made for it was measured and does not do what it is for; the message has the figures
     │   └── Unsupported                  this kind of model cannot do it; the message says what it lacks
     └── StoreError
         ├── StoreUnavailable             the path cannot be used: a file, read-only, full, locked for too long
@@ -78,6 +79,10 @@ class ContextTooLong(ModelError):
 
 class OutOfMemory(ModelError):
     """The device has no room for what was asked."""
+
+
+class Ineffective(ModelError):
+    """What was made for a model, a steering vector for one, was measured and does not do what it is for."""
 
 
 class Unsupported(ModelError):

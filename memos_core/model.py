@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,11 +20,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import chain, prompt
+from . import alteration, chain, prompt, rotation
 from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
 from .room import empty, over
+from .rotation import Rotation
 from .sampling import Sampler
 from .shelf import Shelf
 from .snapshots import Snapshots
@@ -164,6 +165,11 @@ class LocalModel:
         layers, heads, width = self.shape
         return 2 * layers * heads * width * self.dtype.itemsize
 
+    @cached_property
+    def rotation(self) -> Rotation:
+        """How its keys turn with their position, which is what moving them takes. Raises Unsupported, by name, where they cannot be."""
+        return rotation.of(self)
+
     @property
     def _text_config(self) -> Any:
         return self.network.config.get_text_config()
@@ -208,13 +214,19 @@ class LocalModel:
         layers = self._text_config.num_hidden_layers
         return over(blocks, layers, room, self.dtype, self.device) if blocks else empty(layers, room)
 
-    def forward(self, ids: Sequence[int] | torch.Tensor, cache: Cache, **inputs: Any) -> torch.Tensor:
+    def forward(
+        self, ids: Sequence[int] | torch.Tensor, cache: Cache, *, generating: bool = False, **inputs: Any
+    ) -> torch.Tensor:
         """Run tokens behind a cache, which grows by them; the logits of the last, float32, of shape [rows, vocabulary].
 
+        generating: whether tokens are drawn behind each: then changes of the network that are for generated positions act too.
         inputs: further arguments of the network, such as position_ids or attention_mask.
         """
         rows = ids if isinstance(ids, torch.Tensor) else torch.tensor([list(ids)])
-        with self._lock, torch.inference_mode(), self._memory_errors():
+        with self._lock, torch.inference_mode(), self._memory_errors(), ExitStack() as changes:
+            for change in alteration.active(self):
+                if generating or change.positions == "all":
+                    changes.enter_context(change.made(self.network))
             out = self.network(
                 input_ids=rows.to(self.device), past_key_values=cache, use_cache=True, **{"logits_to_keep": 1, **inputs}
             )
@@ -231,7 +243,7 @@ class LocalModel:
         self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()
     ) -> list[tuple[tuple[int, ...], torch.Tensor]]:
         """The keys and values of a prompt's first tokens as blocks: the ids of each, and a tensor of [2, layers, heads, tokens,
-        dimension]. Raises Unsupported, ContextTooLong, OutOfMemory."""
+        dimension]. They are the plain network's, whatever changes it here. Raises Unsupported, ContextTooLong, OutOfMemory."""
         if not self.reuses_blocks:
             raise Unsupported(
                 f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
@@ -239,7 +251,8 @@ class LocalModel:
         self._require_room(tokens, 1)
         start = chain.root(self.fingerprint, tenant)
         cut = replace(asked, ids=asked.ids[:tokens], boundaries=tuple(b for b in asked.boundaries if b <= tokens))
-        cache = self._prefilled(cut, start, 0, None)[0]
+        with alteration.plain():
+            cache = self._prefilled(cut, start, 0, None)[0]
         ends = [b.end for b in chain.blocks(cut.ids, cut.boundaries, start)]
         ends = [*(e for e in ends if e < tokens), tokens]
         return [(cut.ids[a:b], self.taken(cache, a, b)) for a, b in zip([0, *ends], ends, strict=False)]
@@ -268,6 +281,7 @@ class LocalModel:
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]  # a generator's value is untyped here
 
+    @alteration.lasting
     def stream(
         self,
         messages: Sequence[Mapping[str, Any]] | Prompt,
@@ -297,8 +311,14 @@ class LocalModel:
         wanted = checked_decoding(decoding)
         self._require_room(len(asked.ids), wanted.max_tokens)
         began = time.perf_counter()
-        start = chain.root(self.fingerprint, tenant)
-        cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, opened)
+        changed = alteration.identity(self)
+        start = chain.root(self.fingerprint, tenant, changed)
+        cache, logits, cached, trouble = self._prefilled(
+            asked,
+            start,
+            wanted.max_tokens,
+            None if changed else opened,  # what is held elsewhere is the plain network's
+        )
         sampler = Sampler(self.tokenizer, self.network.generation_config, wanted, asked.ids, self.device)
         first: float | None = None
         try:
@@ -310,7 +330,7 @@ class LocalModel:
                     yield piece
                 if done:
                     break
-                logits = self.forward([id], cache)
+                logits = self.forward([id], cache, generating=True)
         finally:
             if keep:
                 self._keep(start, asked, sampler.ids, cache, sources)
@@ -333,7 +353,7 @@ class LocalModel:
         mask = torch.tensor([[0] * (longest - len(p.ids)) + [1] * len(p.ids) for p in asked], device=self.device)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         cache = self.cache(room=longest + wanted.max_tokens)
-        logits = self.forward(ids, cache, attention_mask=mask, position_ids=positions)
+        logits = self._run(ids, cache, attention_mask=mask, position_ids=positions)
         first = time.perf_counter() - began
         samplers = [Sampler(self.tokenizer, self.network.generation_config, wanted, p.ids, self.device, row=i)
                     for i, p in enumerate(asked)]  # fmt: skip
@@ -344,7 +364,7 @@ class LocalModel:
             mask = torch.cat([mask, mask.new_ones(len(asked), 1)], dim=1)
             positions = positions[:, -1:] + 1
             step = torch.tensor([[id] for id, _ in drawn])
-            logits = self.forward(step, cache, attention_mask=mask, position_ids=positions)
+            logits = self.forward(step, cache, generating=True, attention_mask=mask, position_ids=positions)
         return [
             Generation(s.text, tuple(s.ids), s.finish, TokenUsage(len(p.ids), 0, len(s.ids), first))
             for s, p in zip(samplers, asked, strict=True)
@@ -357,6 +377,18 @@ class LocalModel:
             raise ContextTooLong(
                 f"{self.name}: {tokens} tokens of prompt and {more} of answer are more than its window of {self.window}"
             )
+
+    def _run(self, ids: Sequence[int] | torch.Tensor, cache: Cache, **inputs: Any) -> torch.Tensor:
+        """The end of a prompt, and the logits behind it. Its last token generates: where that makes a difference it is run apart."""
+        rows = ids if isinstance(ids, torch.Tensor) else torch.tensor([list(ids)])
+        last = rows.shape[1] - 1
+        if last and alteration.apart(self):
+            self.forward(rows[:, :last], cache, **{k: v[:, :last] for k, v in inputs.items()})
+            inputs = {
+                k: v if k == "attention_mask" else v[:, last:] for k, v in inputs.items()
+            }  # which is of all tokens
+            rows = rows[:, last:]
+        return self.forward(rows, cache, generating=True, **inputs)
 
     def _prefilled(
         self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Opening | None] | None
@@ -373,7 +405,7 @@ class LocalModel:
             with self._memory_errors():
                 cache = self.cache(found, len(ids) - held + more)
                 at = held if elsewhere is None else self._followed(cache, ids, held, elsewhere)
-                return cache, self.forward(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
+                return cache, self._run(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
         except MemOSError as error:  # what is held saves time; whatever is wrong with it must not cost the answer
             if not held and opened is None and not self.shelf.held().blocks:
                 raise
@@ -383,7 +415,7 @@ class LocalModel:
             found, held = [], 0
             self.shelf.clear()
         cache = self.cache(found, len(ids) - held + more)
-        return cache, self.forward(ids[held:], cache), held, trouble
+        return cache, self._run(ids[held:], cache), held, trouble
 
     def _followed(self, cache: Cache, ids: Sequence[int], held: int, elsewhere: Opening) -> int:
         """Run what stands before an opening's blocks while they come, and put them behind it; the tokens that the cache has then."""
@@ -407,17 +439,21 @@ class LocalModel:
             self.forward(asked.ids[held : asked.stable], cache)
             at = asked.stable
             self.snapshots.put(start, asked.ids[:at], cache)
-        return cache, self.forward(asked.ids[at:], cache), held, ""
+        return cache, self._run(asked.ids[at:], cache), held, ""
 
     def _keep(
         self, start: str, asked: Prompt, answer: Sequence[int], cache: Cache, sources: Sequence[tuple[int, str]]
     ) -> None:
-        """Put what was run on the shelf: blocks up to the prompt's and the answer's last tokens. The token drawn last was not run."""
-        ids = (*asked.ids, *answer[:-1])
+        """Put what was run on the shelf: blocks up to the prompt's and the answer's last tokens. The token drawn last was not run.
+        Generated positions that were changed are left out: in a prompt their tokens would not be."""
+        apart = alteration.apart(self)
+        ids = asked.ids[:-1] if apart else (*asked.ids, *answer[:-1])
         if not self.reuses_blocks:
-            self.snapshots.put(start, ids, cache)
+            if not apart:
+                self.snapshots.put(start, ids, cache)
             return
-        ends = [b.end for b in chain.blocks(ids, sorted({*asked.boundaries, len(ids)}), start)]
+        boundaries = {b for b in asked.boundaries if b < len(ids)}
+        ends = [b.end for b in chain.blocks(ids, sorted({*boundaries, len(ids)}), start)]
         at, parent = 0, start
         for found in self.shelf.find(start, ids):
             if found.tokens < found.tensor.shape[-2]:
