@@ -40,7 +40,7 @@ class Sampler:
         self._tokenizer = tokenizer
         self._decoding = decoding
         self._prompt = list(prompt)
-        self._ends = _ends(tokenizer, settings)
+        self._ends = ends(tokenizer, settings)
         self._processors = _processors(decoding, device)
         self._chance = torch.Generator(device="cpu")
         self._chance.manual_seed(decoding.seed + row if decoding.seed is not None else self._chance.seed())
@@ -81,7 +81,7 @@ class Sampler:
                 self.text, self.finish = self.text[:at], "stop"
 
 
-def _ends(tokenizer: Any, settings: Any) -> frozenset[int]:
+def ends(tokenizer: Any, settings: Any) -> frozenset[int]:
     """Tokens that end an answer: the model's own, and the tokenizer's."""
     named = getattr(settings, "eos_token_id", None)
     several = named if isinstance(named, list | tuple) else [named]
