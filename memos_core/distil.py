@@ -31,6 +31,7 @@ from .parametric import Twin
 
 _STUDENT = "student"
 _ENOUGH = 2  # checks in a row
+_B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,8 @@ class _Student:
         self.weights = [w for pair in self.twin.pairs(_STUDENT).values() for w in pair]
         for weight in self.weights:
             weight.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.weights, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        groups = [{"params": self.weights[::2], "times": 1.0}, {"params": self.weights[1::2], "times": _B_RATE}]
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
         self.step = 0
         self.seconds = 0.0
         self.enough = 0
@@ -212,7 +214,7 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
     warm = max(1, recipe.steps // 10)
     scale = min((student.step + 1) / warm, (recipe.steps - student.step) / max(1, recipe.steps - warm))
     for group in student.optimizer.param_groups:
-        group["lr"] = rate * scale
+        group["lr"] = rate * scale * group["times"]
     rng = random.Random(f"{recipe.seed}/{student.step}")
     student.optimizer.zero_grad(set_to_none=True)
     total = 0.0

@@ -7,6 +7,7 @@ teacher is asked. Knows prompts and logits; knows no adapters and no memories' r
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -253,13 +254,15 @@ def contexts(
         yield there, asked_for
 
 
-def _batches(items: Sequence[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
-    """Runs of items whose sizes, padded to the largest, are a batch."""
+def _batches(items: Sequence[Any], size: Callable[[Any], int], most: float = math.inf) -> Iterator[list[Any]]:
+    """Runs of items whose sizes, padded to the largest, are a batch; none is padded by more than a factor, and a few tokens."""
     some: list[Any] = []
     for item in items:
-        if some and (len(some) + 1) * max(size(i) for i in [*some, item]) > _BATCH:
-            yield some
-            some = []
+        if some:
+            longest, shortest = max(size(i) for i in (*some, item)), min(size(i) for i in (*some, item))
+            if (len(some) + 1) * longest > _BATCH or longest > most * shortest + 8:
+                yield some
+                some = []
         some.append(item)
     if some:
         yield some
@@ -267,4 +270,4 @@ def _batches(items: Sequence[Any], size: Callable[[Any], int]) -> Iterator[list[
 
 def batches(rows: Iterable[Any], size: Callable[[Any], int]) -> Iterator[list[Any]]:
     """Rows of like length together, so that little of a batch is padding."""
-    yield from _batches(sorted(rows, key=size), size)
+    yield from _batches(sorted(rows, key=size), size, 1.4)
