@@ -83,6 +83,12 @@ class Opener:
             )
         return found
 
+    def whole(self, name: str) -> tuple[tuple[int, ...], torch.Tensor]:
+        """All of a blob: its token ids, and one tensor of [2, layers, heads, tokens, dimension]."""
+        found = self.manifest(name)
+        blocks = [tensors.block(self._blobs, name, found, n) for n in range(len(found.parts))]
+        return found.ids, torch.cat(blocks, dim=-2)
+
     def opening(self, name: str) -> Callable[[Prompt, int], Opening | None]:
         """What of a blob follows the tokens of a prompt that are held already: for `LocalModel.stream(opened=...)`. The blob
         is read, and checked, when it is called. Raises as `manifest` does."""

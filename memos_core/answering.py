@@ -18,7 +18,9 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .alteration import lasting
 from .errors import InvalidArgument, MemOSError
+from .guard import Guard, divergence
 from .prompt import Prompt, one_system
 from .tiers import Passage, Tiers
 from .types import Brief, Generation, MemCube, Namespace
@@ -63,9 +65,11 @@ class Answering:
         self._tiers = tiers
         self._opener = tiers.opener(model)
         self._failed = failed
+        self.guard = Guard()
         self._conversations: OrderedDict[tuple[str, Namespace, str], _Conversation] = OrderedDict()
         self._lock = threading.Lock()
 
+    @lasting
     def stream(
         self,
         asked: Asked,
@@ -73,7 +77,8 @@ class Answering:
         tools: Sequence[Mapping[str, Any]] | None,
         decoding: Mapping[str, Any],
     ) -> Generator[str, None, tuple[Brief, Generation]]:
-        """The answer in pieces; the generator's value is the brief and what the model made."""
+        """The answer in pieces; the generator's value is the brief and what the model made. What steers the model where this is
+        called steers all of it."""
         plain = one_system(messages)
         if not plain or plain[-1]["role"] == "system":
             raise InvalidArgument("messages: nobody asks anything in them")
@@ -81,12 +86,12 @@ class Answering:
         passage, opened = self._passage(asked, conversation)
         arranged = self._arranged(asked, plain, conversation, passage)
         prompt = self._model.prompt(arranged.messages, tools=tools)
+        tenant = (asked.actor, *asked.namespace)
+        if passage is not None and not passage.exact:
+            tenant = (*tenant, passage.cube.id)  # what is made behind an approximation is one
+            opened = self._guarded(prompt, opened)
         made = yield from self._model.stream(
-            prompt,
-            tenant=(asked.actor, *asked.namespace),
-            opened=opened,
-            sources=_sources(prompt, passage, arranged.notes),
-            **decoding,
+            prompt, tenant=tenant, opened=opened, sources=_sources(prompt, passage, arranged.notes), **decoding
         )
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)
@@ -123,15 +128,39 @@ class Answering:
             return None, None
         found = self._tiers.passages(asked.actor, asked.namespace, self._model)
         for passage in sorted(found, key=lambda p: p.cube.id != talk.passage):
-            payload: Any = passage.cube.payload
+            if not passage.exact and not self.guard.state.on:
+                continue
             try:
-                opened = self._opener.opening(payload.blob)
+                opened = self._opener.opening(passage.blob)
             except MemOSError as error:
                 self._failed(asked.actor, "open", f"{type(error).__name__}: {error}")
                 continue
             talk.passage = passage.cube.id
             return passage, opened
         return None, None
+
+    def _guarded(
+        self, prompt: Prompt, opened: Callable[[Prompt, int], Any] | None
+    ) -> Callable[[Prompt, int], Any] | None:
+        """What opens an approximation, compared first, on a share of its uses, with the exact result. Once that says that it strays, it
+        is not opened."""
+        if opened is None or not self.guard.due():
+            return opened if self.guard.state.on else None
+        try:
+            strayed = self._compared(prompt, opened)
+        except MemOSError:  # what cannot be opened is told of where it is opened
+            return opened
+        return opened if strayed is None or self.guard.saw(strayed).on else None
+
+    def _compared(self, prompt: Prompt, opened: Callable[[Prompt, int], Any]) -> float | None:
+        """The divergence between the next-token distributions behind a prompt, exact and opened; None if not all would be opened."""
+        elsewhere, model, ids = opened(prompt, 0), self._model, prompt.ids
+        if elsewhere is None or elsewhere.front:
+            return None
+        blocks = [(t, t.shape[-2]) for t in elsewhere.blocks()]
+        exact = model.forward(ids, model.cache(room=len(ids)))
+        near = model.forward(ids[sum(n for _, n in blocks) :], model.cache(blocks, len(ids)))
+        return divergence(exact, near)
 
     def _arranged(
         self, asked: Asked, plain: list[dict[str, Any]], talk: _Conversation, passage: Passage | None

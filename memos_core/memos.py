@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
-from .answering import Answering, Asked
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
+from .forms import Forms
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
@@ -33,7 +33,6 @@ from .types import (
     Policy,
     Reader,
     Receipt,
-    Reply,
     SourceKind,
     State,
     Stats,
@@ -48,7 +47,6 @@ from .validate import (
     checked_end,
     checked_id,
     checked_ids,
-    checked_kind,
     checked_namespace,
     checked_number,
     checked_policy,
@@ -70,7 +68,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS:
+class MemOS(Forms):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -129,7 +127,6 @@ class MemOS:
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
         self._model = model
-        self._answering: Answering | None = None
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._closed = False
 
@@ -368,99 +365,6 @@ class MemOS:
         """Counts over what the actor may read."""
         return self._inquiry.stats(self._who(actor), self._embedding.name)
 
-    # --- other forms -------------------------------------------------------------------------------------------------
-
-    def convert(
-        self, ids: str | Iterable[str], to: Kind | str, *, model: LocalModel | None = None, actor: str | None = None
-    ) -> list[MemCube]:
-        """Hold memories in another form.
-
-        Args:
-            ids: memories that the actor may read.
-            to: `Kind.ACTIVATION` computes the keys and values of their text, side by side, for a model: one memory, derived from
-                these, that `generate` opens before all else. `Kind.PLAINTEXT` gives such a memory up; its sources stay.
-            model: for which; None: the engine's.
-
-        Returns:
-            The derived memory, which for the same memories and model is the same; or the sources of those given up.
-
-        Raises:
-            InvalidArgument, NotFound, Unsupported, ContextTooLong, OutOfMemory: nothing was changed.
-        """
-        who, wanted = self._who(actor), checked_kind(to)
-        cubes = self._writer.readable(checked_ids(ids), who)
-        if wanted is Kind.PLAINTEXT:
-            found = [
-                s for c in cubes for s in ([c] if isinstance(c.payload, Text) else self._tiers.to_plaintext(who, c))
-            ]
-        elif wanted is Kind.ACTIVATION:
-            found = [self._tiers.to_activation(who, cubes, self._need_model(model))]
-        else:
-            raise InvalidArgument(f"to: memories cannot be made {wanted} yet")
-        self._upkeep.after_write()
-        return found
-
-    def generate(
-        self,
-        messages: str | Sequence[Mapping[str, Any]],
-        *,
-        namespace: Sequence[str] = (),
-        actor: str | None = None,
-        session: str | None = None,
-        max_brief_tokens: int = 1500,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **decoding: Any,
-    ) -> Reply:
-        """Answer with what is remembered; the arguments are those of `stream`."""
-        pieces = self.stream(
-            messages, namespace=namespace, actor=actor, session=session, max_brief_tokens=max_brief_tokens, tools=tools, **decoding
-        )  # fmt: skip
-        while True:
-            try:
-                next(pieces)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # a generator's value is untyped here
-
-    def stream(
-        self,
-        messages: str | Sequence[Mapping[str, Any]],
-        *,
-        namespace: Sequence[str] = (),
-        actor: str | None = None,
-        session: str | None = None,
-        max_brief_tokens: int = 1500,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        **decoding: Any,
-    ) -> Generator[str, None, Reply]:
-        """Answer with what is remembered, in pieces of text as they are drawn; the generator's value is the `Reply`. Nothing of the
-        conversation is stored: `add` does that.
-
-        Args:
-            messages: a question, or a conversation as mappings with role and content, the last one asking.
-            namespace: what is remembered at or below it is recalled.
-            session: the conversation's name. What was recalled for its earlier questions stays where it was put, and only what a
-                turn adds is run.
-            max_brief_tokens: of what is recalled for the question; what is kept as keys and values (`convert`) comes on top.
-            tools: JSON schemas of functions, shown to the model through its template.
-            decoding: the fields of `Decoding`.
-
-        Raises:
-            InvalidArgument, ModelError.
-        """
-        who, where = self._who(actor), checked_namespace(namespace, root=True)
-        budget = checked_number(max_brief_tokens, "max_brief_tokens")
-        self._require_open()
-        answering = self._answers()
-
-        def recall(question: str, leave_out: Callable[[MemCube], bool]) -> Brief:
-            return self.brief(question, namespace=where, actor=who, max_tokens=budget, leave_out=leave_out)
-
-        asked = Asked(who, where, checked_word(session, "session"), recall)
-        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        brief, made = yield from answering.stream(asked, said, tools, decoding)
-        self._writer.tell(who, "generate", brief.cubes, self._clock(), detail=f"shown to {self._need_model().name}")
-        return Reply(made.text, brief, made.finish, made.usage)
-
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
     def tick(self, now: datetime | None = None) -> TickReport:
@@ -510,15 +414,3 @@ class MemOS:
         changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
         self._upkeep.after_write()
         return changed
-
-    def _need_model(self, model: LocalModel | None = None) -> LocalModel:
-        found = model or self._model
-        if found is None:
-            raise InvalidArgument("model: a LocalModel is needed: MemOS(..., model=LocalModel(...))")
-        return found
-
-    def _answers(self) -> Answering:
-        if self._answering is None:
-            self._answering = Answering(self._need_model(), self._tiers, self._writer.failed)
-            self._writer.forget = self._answering.forget
-        return self._answering

@@ -19,6 +19,7 @@ from hashlib import sha256
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 
 from . import alteration
 from .alteration import Alteration, Positions
@@ -190,6 +191,22 @@ def unpack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     if not (0 < found.norm < math.inf and found.layer >= 0):
         raise Damaged(f"no steering vector: layer {found.layer}, norm {found.norm}")
     return found
+
+
+def to_bytes(vector: SteeringVector) -> bytes:
+    """The vector as one safetensors file."""
+    tensors, metadata = pack(vector)
+    return save(tensors, metadata)
+
+
+def from_bytes(data: bytes) -> SteeringVector:
+    """The vector in a safetensors file. Raises Damaged for what is none."""
+    size = int.from_bytes(data[:8], "little")
+    try:
+        tensors, head = load(data), json.loads(data[8 : 8 + size])
+    except Exception as error:  # a parser's own errors, on bytes from elsewhere
+        raise Damaged(f"no steering vector: {type(error).__name__}: {error}") from None
+    return unpack(tensors, head.get("__metadata__", {}))
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------

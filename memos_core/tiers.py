@@ -7,23 +7,25 @@ deletions) hold for it, and its blob goes with it. It is found by its key, never
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
-from .blobs import Blobs
-from .errors import InvalidArgument, OutOfMemory
+from .blobs import Blobs, digest
+from .errors import Conflict, Damaged, InvalidArgument, OutOfMemory
 from .placement import stable_id
-from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Text
+from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
 from .vault import Vault
 from .writing import Writer
 
 if TYPE_CHECKING:
     from .activation import Opener
     from .model import LocalModel
+    from .prompt import Prompt
+    from .steering import SteeringVector
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,17 @@ class Passage:
     sources: tuple[MemCube, ...]
     text: str
     starts: tuple[int, ...]
+
+    @property
+    def blob(self) -> str:
+        """Where the keys and values are."""
+        assert isinstance(self.cube.payload, KVCache)
+        return self.cube.payload.blob
+
+    @property
+    def exact(self) -> bool:
+        """Whether they are what a prefill would give."""
+        return not self.cube.attributes.get("composed")
 
 
 class Tiers:
@@ -68,40 +81,70 @@ class Tiers:
             InvalidArgument: a memory without text, or memories of namespaces with nothing in common.
             Unsupported, ContextTooLong, OutOfMemory: of the model; and OutOfMemory where `Policy.kv_disk_bytes` has no room.
         """
-        from . import tensors
-
         for cube in sources:
             if not isinstance(cube.payload, Text):
                 raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind} already")
-        where = _common([c.namespace for c in sources])
-        access = governance.derived_access(who, [c.access for c in sources])
         text, _ = brief.passage(sources)
-        name = f"kv:{sha256(repr((model.fingerprint, self._policy.kv_bits, text)).encode()).hexdigest()[:32]}"
-        id = stable_id(who, where, "key", name)
-        if (known := self._there(id)) is not None:
+        draft = self._draft(who, sources, model, f"kv:{_digest(model.fingerprint, self._policy.kv_bits, text)}")
+        if (known := self._there(draft.id)) is not None:
             return known
-        asked = model.prompt([{"role": "system", "content": text}, {"role": "user", "content": "?"}])
-        end = asked.token_at(asked.text.index(text) + len(text) - 1) + 1
-        blob, parts, manifest = tensors.pack(model.blocks(asked, end), model.fingerprint, self._policy.kv_bits)
-        size = sum(len(p) for p in parts)
-        now = self._clock()
-        cube = MemCube(
-            id=id, version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where, key=name,
-            payload=KVCache(blob, model.fingerprint, len(manifest.ids), size),
-            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name), access=access, created_at=now, updated_at=now,
-            lineage=tuple(Link(c.id, c.version) for c in sources),
+        asked, start = _opening(model, text)
+        end = asked.token_at(start + len(text) - 1) + 1
+        return self._keep(who, draft, sources, model.blocks(asked, end))
+
+    def composed(self, who: str, cubes: Sequence[MemCube], model: LocalModel) -> MemCube:
+        """One cube out of several of keys and values, side by side: their blocks moved to their places behind one another and a
+        share of their tokens run again (`compose`). An approximation: what is opened of it is kept apart from what is exact.
+
+        Raises InvalidArgument for fewer than two, or for one that is none, is for another model, or is outdated.
+        """
+        from .composition import composed
+
+        if len(cubes) < 2:
+            raise InvalidArgument(f"ids: two memories or more can be composed, not {len(cubes)}")
+        parts = []
+        for cube in cubes:
+            current = cube.kind is Kind.ACTIVATION and cube.state in lifecycle.SEARCHED
+            passage = self._passage(who, cube) if current else None
+            if passage is None or not isinstance(cube.payload, KVCache):
+                raise InvalidArgument(
+                    f"ids: memory {cube.id} holds no keys and values of memories as they are now: convert them"
+                )
+            parts.append(passage)
+        name = f"composed:{_digest(model.fingerprint, self._policy.kv_bits, *(p.text for p in parts))}"
+        draft = self._draft(who, cubes, model, name)
+        if (known := self._there(draft.id)) is not None:
+            return known
+        opener = self.opener(model)
+        asked, _ = _opening(model, "\n".join(p.text for p in parts))
+        blocks, share = composed(model, asked, [(p.text, opener.whole(p.blob)) for p in parts])
+        draft = replace(draft, attributes={"composed": True, "recomputed": round(share, 4)})
+        return self._keep(who, draft, cubes, blocks)
+
+    def keep_vector(self, draft: MemCube, vector: SteeringVector) -> MemCube:
+        """A steering vector as a memory under its owner's name for it; under a name that exists, its next version."""
+        from .steering import to_bytes
+
+        data = to_bytes(vector)
+        blob = digest(data)
+        cube = replace(
+            draft, id=stable_id(draft.access.owner, draft.namespace, "key", draft.key or ""),
+            payload=Steering(blob, vector.model, vector.layer, len(data)), attributes=asdict(vector.statistics),
         )  # fmt: skip
         with self._vault.writing():
-            self._writer.readable(
-                [c.id for c in sources], who
-            )  # deleted meanwhile: then there is nothing to derive from
-            held = sum(self._blobs.sizes().values())
-            if held + size > self._policy.kv_disk_bytes:
-                raise OutOfMemory(
-                    f"{size:,} bytes of keys and values do not fit beside {held:,} in Policy.kv_disk_bytes ({self._policy.kv_disk_bytes:,})"
-                )
-            self._blobs.write(parts, blob)
-            return self._put(who, cube)
+            self.write([data], blob)
+            return self._put(draft.access.owner, cube)
+
+    def vector(self, cube: MemCube) -> SteeringVector:
+        """The vector that a memory holds. Raises InvalidArgument for one that holds none, Damaged for one that is not what was written."""
+        from .steering import from_bytes
+
+        if not isinstance(cube.payload, Steering):
+            raise InvalidArgument(f"steer: memory {cube.id} holds no steering vector")
+        data = bytes(self._blobs.read(cube.payload.blob, 0, cube.payload.bytes))
+        if digest(data) != cube.payload.blob:
+            raise Damaged(f"{self._blobs.path(cube.payload.blob)} is not what was written")
+        return from_bytes(data)
 
     def to_plaintext(self, who: str, cube: MemCube) -> list[MemCube]:
         """Give up the other form of memories; they are its sources, whose text was of record all along.
@@ -137,9 +180,53 @@ class Tiers:
             needed = self._vault.rows(filters.all_of("kind != 'plaintext'", filters.in_states(lifecycle.SEARCHED)))
             return self._blobs.sweep(r.cube.payload.blob for r in needed if not isinstance(r.cube.payload, Text))
 
+    def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
+        """The header of what is derived from memories, before its payload is made."""
+        where, now = _common([c.namespace for c in sources]), self._clock()
+        return MemCube(
+            id=stable_id(who, where, "key", name), version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where,
+            key=name, payload=KVCache("", model.fingerprint, 0, 0),
+            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name),
+            access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
+            lineage=tuple(Link(c.id, c.version) for c in sources),
+        )  # fmt: skip
+
+    def _keep(
+        self, who: str, draft: MemCube, sources: Sequence[MemCube], blocks: Sequence[tuple[Sequence[int], Any]]
+    ) -> MemCube:
+        """Write blocks down as the payload of a draft. Raises Conflict if a source changed while they were made."""
+        from . import tensors
+
+        assert isinstance(draft.payload, KVCache)
+        blob, parts, manifest = tensors.pack(blocks, draft.payload.model, self._policy.kv_bits)
+        size = sum(len(p) for p in parts)
+        cube = replace(draft, payload=KVCache(blob, draft.payload.model, len(manifest.ids), size))
+        with self._vault.writing():
+            for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
+                if (before.payload, before.access) != (now.payload, now.access):
+                    raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
+            self.write(parts, blob)
+            return self._put(who, cube)
+
+    def write(self, parts: Sequence[bytes], blob: str) -> None:
+        """Write a blob, if `Policy.kv_disk_bytes` has room for it. The caller holds `vault.writing()`. Raises OutOfMemory."""
+        held, size = sum(self._blobs.sizes().values()), sum(len(p) for p in parts)
+        if held + size > self._policy.kv_disk_bytes:
+            raise OutOfMemory(
+                f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._policy.kv_disk_bytes:,})"
+            )
+        self._blobs.write(parts, blob)
+
     def _passage(self, who: str, cube: MemCube) -> Passage | None:
         rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
         now = self._clock()
+        if cube.attributes.get("composed"):
+            there = {r.cube.id: r.cube for r in rows if r.cube.state in lifecycle.SEARCHED}
+            parts = [self._passage(who, there[link.id]) for link in cube.lineage if link.id in there]
+            whole = [p for p in parts if p is not None]
+            if len(whole) < len(cube.lineage):
+                return None
+            return _side_by_side(cube, whole)
         sources = [
             r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)
         ]
@@ -165,6 +252,24 @@ class Tiers:
             self._vault.insert([cube], [None])
         self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}")
         return cube
+
+
+def _side_by_side(cube: MemCube, parts: Sequence[Passage]) -> Passage:
+    starts, at = list[int](), 0
+    for part in parts:
+        starts += [at + start for start in part.starts]
+        at += len(part.text) + 1
+    return Passage(cube, tuple(s for p in parts for s in p.sources), "\n".join(p.text for p in parts), tuple(starts))
+
+
+def _opening(model: LocalModel, text: str) -> tuple[Prompt, int]:
+    """A prompt that begins with a passage, and the character at which that stands."""
+    asked = model.prompt([{"role": "system", "content": text}, {"role": "user", "content": "?"}])
+    return asked, asked.text.index(text)
+
+
+def _digest(*parts: object) -> str:
+    return sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _common(namespaces: Sequence[Namespace]) -> Namespace:

@@ -12,6 +12,7 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
+    "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
     "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
 }
 
@@ -22,7 +23,7 @@ def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
         timeout=120,

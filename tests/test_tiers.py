@@ -11,15 +11,18 @@ import pytest
 from memos_core import (
     AccessDenied,
     IllegalTransition,
+    Ineffective,
     InvalidArgument,
     Kind,
     KVCache,
     MemCube,
     MemOS,
+    ModelMismatch,
     NotFound,
     OutOfMemory,
     Policy,
     State,
+    Steering,
     Unsupported,
 )
 from tests.networks import random_model
@@ -302,3 +305,102 @@ def test_a_model_whose_caches_cannot_be_cut_answers_and_refuses_to_keep(open_sto
     assert memory.generate(QUESTION, max_tokens=4).text == first.text
     with pytest.raises(Unsupported, match="cannot be cut"):
         kept(memory, cubes)
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------------
+
+
+def two_halves(memory: MemOS) -> tuple[list[MemCube], MemCube, MemCube]:
+    cubes = told(memory)
+    return cubes, kept(memory, cubes[:6]), kept(memory, cubes[6:])
+
+
+def test_composed_passages_are_opened_as_one(memory: MemOS) -> None:
+    cubes, first, second = two_halves(memory)
+    both = memory.compose([first.id, second.id])
+    assert [link.id for link in both.lineage] == [first.id, second.id]
+    assert 0 < both.attributes["recomputed"] <= 0.2
+    assert memory.compose([first.id, second.id]) == both
+    assert memory._model is not None
+    memory._model.shelf.clear()
+    reply = memory.generate(QUESTION, max_tokens=4)
+    assert {c.id for c in reply.brief.cubes} == {c.id for c in cubes}
+    assert memory.lineage(both.id).parents
+
+
+def test_one_that_strays_is_not_used_any_more(memory: MemOS) -> None:
+    """A network of random weights attends to everything alike, so what is computed apart is far off."""
+    cubes, first, second = two_halves(memory)
+    exact = memory.generate(QUESTION, max_tokens=4)
+    memory.compose([first.id, second.id])
+    assert memory._answering is not None
+    for i in range(12):
+        memory.generate(f"{QUESTION} ({i})", max_tokens=1)
+    watch = memory._answering.guard.state
+    assert watch.compared >= 4
+    assert watch.on == (watch.mean <= 0.05)
+    assert exact.text
+    assert len(cubes) == 12
+
+
+def test_deleting_a_source_deletes_what_was_composed_of_it(memory: MemOS, tmp_path: Path) -> None:
+    cubes, first, second = two_halves(memory)
+    both = memory.compose([first.id, second.id])
+    receipt = memory.delete(cubes[0].id)
+    assert {first.id, both.id} <= set(receipt.derived)
+    assert len(blobs(memory, tmp_path)) == 1
+    assert memory.get(second.id)
+
+
+def test_what_cannot_be_composed_is_refused(memory: MemOS) -> None:
+    cubes, first, _ = two_halves(memory)
+    with pytest.raises(InvalidArgument, match="two memories"):
+        memory.compose([first.id])
+    with pytest.raises(InvalidArgument, match="convert them"):
+        memory.compose([first.id, cubes[7].id])
+    memory.update(cubes[0].id, "House 0 is no more.")
+    with pytest.raises(InvalidArgument, match="convert them"):
+        memory.compose([first.id, kept(memory, cubes[8:]).id])
+
+
+# --- steering vectors -------------------------------------------------------------------------------------------------------
+
+PAIRS = [(f"Today is day {i}, and all is well. Yes!", f"Today is day {i}, and all is lost. No!") for i in range(16)]
+
+
+def test_a_steering_vector_is_a_memory_and_steers_the_answers_that_name_it(memory: MemOS) -> None:
+    cube = memory.add_steering("cheer", PAIRS)
+    assert isinstance(cube.payload, Steering)
+    assert cube.attributes["effect"] >= 0.1
+    plain = memory.generate(QUESTION, max_tokens=12)
+    steered = memory.generate(QUESTION, max_tokens=12, steer={cube.id: 4.0})
+    assert steered.text != plain.text
+    assert memory.generate(QUESTION, max_tokens=12).text == plain.text
+    assert memory.generate(QUESTION, max_tokens=12, steer={cube.id: 0.0}).text == plain.text
+
+
+def test_one_that_does_not_work_is_refused_and_not_stored(memory: MemOS, tmp_path: Path) -> None:
+    with pytest.raises(Ineffective):
+        memory.add_steering("noise", [(str(i * 7919 % 1009), str(i * 104729 % 1013)) for i in range(16)])
+    assert memory.stats().memories == 0
+    assert blobs(memory, tmp_path) == set()
+
+
+def test_a_vector_under_its_key_again_is_the_next_version(memory: MemOS, tmp_path: Path) -> None:
+    first = memory.add_steering("cheer", PAIRS)
+    second = memory.add_steering("cheer", PAIRS[::-1])
+    assert (second.id, second.version) == (first.id, 2)
+    memory.tick()
+    assert len(blobs(memory, tmp_path)) == 1
+
+
+def test_a_vector_of_another_model_or_a_memory_that_is_none_does_not_steer(open_store: Callable[..., MemOS]) -> None:
+    first, other = open_store(model=random_model()), open_store(model=random_model(seed=1))
+    cube = first.add_steering("cheer", PAIRS)
+    with pytest.raises(ModelMismatch, match="weights"):
+        other.generate(QUESTION, steer={cube.id: 1.0})
+    [note] = told(first, 1)
+    with pytest.raises(InvalidArgument, match="no steering vector"):
+        first.generate(QUESTION, steer={note.id: 1.0})
+    with pytest.raises(NotFound):
+        first.generate(QUESTION, actor="bob", steer={cube.id: 1.0})

@@ -1,0 +1,206 @@
+"""The verbs of memories in other forms than text, and of answers with memory: what `MemOS` can do with a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from .errors import InvalidArgument
+from .tiers import Tiers
+from .types import (
+    Access,
+    Brief,
+    Kind,
+    MemCube,
+    Origin,
+    Reply,
+    SourceKind,
+    State,
+    Text,
+)  # fmt: skip
+from .upkeep import Upkeep
+from .validate import (
+    checked_id,  # fmt: skip
+    checked_ids,
+    checked_kind,
+    checked_namespace,
+    checked_number,
+    checked_word,
+)
+from .writing import Writer
+
+if TYPE_CHECKING:
+    from .answering import Answering
+    from .model import LocalModel
+
+
+class Forms:
+    """What `MemOS` inherits: it has the store, and says who acts."""
+
+    _clock: Callable[[], datetime]
+    _model: LocalModel | None
+    _tiers: Tiers
+    _upkeep: Upkeep
+    _writer: Writer
+    _answering: Answering | None = None
+
+    if TYPE_CHECKING:
+
+        def _who(self, actor: str | None) -> str: ...
+        def _require_open(self) -> None: ...
+        def brief(
+            self, query: str, *, namespace: Sequence[str] = (), actor: str | None = None, max_tokens: int = 1500,
+            leave_out: Callable[[MemCube], bool] | None = None,
+        ) -> Brief:  # fmt: skip
+            """See `MemOS`."""
+
+    def convert(
+        self, ids: str | Iterable[str], to: Kind | str, *, model: LocalModel | None = None, actor: str | None = None
+    ) -> list[MemCube]:
+        """Hold memories in another form.
+
+        Args:
+            ids: memories that the actor may read.
+            to: `Kind.ACTIVATION` computes the keys and values of their text, side by side, for a model: one memory, derived from
+                these, that `generate` opens before all else. `Kind.PLAINTEXT` gives such a memory up; its sources stay.
+            model: for which; None: the engine's.
+
+        Returns:
+            The derived memory, which for the same memories and model is the same; or the sources of those given up.
+
+        Raises:
+            InvalidArgument, NotFound, Unsupported, ContextTooLong, OutOfMemory: nothing was changed.
+        """
+        who, wanted = self._who(actor), checked_kind(to)
+        cubes = self._writer.readable(checked_ids(ids), who)
+        if wanted is Kind.PLAINTEXT:
+            found = [
+                s for c in cubes for s in ([c] if isinstance(c.payload, Text) else self._tiers.to_plaintext(who, c))
+            ]
+        elif wanted is Kind.ACTIVATION:
+            found = [self._tiers.to_activation(who, cubes, self._need_model(model))]
+        else:
+            raise InvalidArgument(f"to: memories cannot be made {wanted} yet")
+        self._upkeep.after_write()
+        return found
+
+    def compose(self, ids: Iterable[str], *, actor: str | None = None) -> MemCube:
+        """One memory of keys and values out of several, side by side: opened as one, instead of the largest alone. The second and
+        those after it are moved behind the first and run again in part, so it is an approximation: a share of its uses is compared
+        with the exact result, and it is not used any more once their divergence passes 0.05 nats."""
+        who = self._who(actor)
+        cubes = self._writer.readable(checked_ids(ids), who)
+        return self._tiers.composed(who, cubes, self._need_model())
+
+    def add_steering(
+        self,
+        key: str,
+        pairs: Sequence[tuple[Any, Any]],
+        *,
+        namespace: Sequence[str] = ("default",),
+        layer: int | None = None,
+        model: LocalModel | None = None,
+        actor: str | None = None,
+    ) -> MemCube:
+        """Make a steering vector of contrast pairs (prompts with and without what is to be steered) and store it under a key, with
+        the figures that say how well it works as its attributes; see `steering.extract`.
+
+        Raises:
+            Ineffective: the figures say that it does not work.
+        """
+        from .steering import extract
+
+        who, where, now = self._who(actor), checked_namespace(namespace), self._clock()
+        vector = extract(self._need_model(model), pairs, layer=layer)
+        draft = MemCube(
+            id="", version=1, kind=Kind.ACTIVATION, state=State.GENERATED, namespace=where, payload=Text(""),
+            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=self._need_model(model).name), access=Access(who),
+            created_at=now, updated_at=now, key=checked_word(key, "key"),
+        )  # fmt: skip
+        return self._tiers.keep_vector(draft, vector)
+
+    def generate(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        namespace: Sequence[str] = (),
+        actor: str | None = None,
+        session: str | None = None,
+        max_brief_tokens: int = 1500,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        steer: Mapping[str, float] | None = None,
+        **decoding: Any,
+    ) -> Reply:
+        """Answer with what is remembered; the arguments are those of `stream`."""
+        pieces = self.stream(
+            messages, namespace=namespace, actor=actor, session=session, max_brief_tokens=max_brief_tokens, tools=tools, steer=steer, **decoding
+        )  # fmt: skip
+        while True:
+            try:
+                next(pieces)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # a generator's value is untyped here
+
+    def stream(
+        self,
+        messages: str | Sequence[Mapping[str, Any]],
+        *,
+        namespace: Sequence[str] = (),
+        actor: str | None = None,
+        session: str | None = None,
+        max_brief_tokens: int = 1500,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        steer: Mapping[str, float] | None = None,
+        **decoding: Any,
+    ) -> Generator[str, None, Reply]:
+        """Answer with what is remembered, in pieces of text as they are drawn; the generator's value is the `Reply`. Nothing of the
+        conversation is stored: `add` does that.
+
+        Args:
+            messages: a question, or a conversation as mappings with role and content, the last one asking.
+            namespace: what is remembered at or below it is recalled.
+            session: the conversation's name. What was recalled for its earlier questions stays where it was put, and only what a
+                turn adds is run.
+            max_brief_tokens: of what is recalled for the question; what is kept as keys and values (`convert`) comes on top.
+            tools: JSON schemas of functions, shown to the model through its template.
+            steer: ids of steering vectors, each with its strength in mean lengths of the residual stream.
+            decoding: the fields of `Decoding`.
+
+        Raises:
+            InvalidArgument, NotFound, ModelError.
+        """
+        who, where = self._who(actor), checked_namespace(namespace, root=True)
+        budget = checked_number(max_brief_tokens, "max_brief_tokens")
+        self._require_open()
+        from .answering import Asked  # these bring torch, which those who only remember need not have
+        from .steering import steered
+
+        def recall(question: str, leave_out: Callable[[MemCube], bool]) -> Brief:
+            return self.brief(question, namespace=where, actor=who, max_tokens=budget, leave_out=leave_out)
+
+        asked = Asked(who, where, checked_word(session, "session"), recall)
+        said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        with ExitStack() as changes:
+            for id, alpha in (steer or {}).items():
+                vector = self._tiers.vector(self._writer.readable([checked_id(id)], who)[0])
+                changes.enter_context(steered(self._need_model(), vector, alpha))
+            pieces = self._answers().stream(asked, said, tools, decoding)
+        brief, made = yield from pieces
+        self._writer.tell(who, "generate", brief.cubes, self._clock(), detail=f"shown to {self._need_model().name}")
+        return Reply(made.text, brief, made.finish, made.usage)
+
+    def _need_model(self, model: LocalModel | None = None) -> LocalModel:
+        found = model or self._model
+        if found is None:
+            raise InvalidArgument("model: a LocalModel is needed: MemOS(..., model=LocalModel(...))")
+        return found
+
+    def _answers(self) -> Answering:
+        from .answering import Answering
+
+        if self._answering is None:
+            self._answering = Answering(self._need_model(), self._tiers, self._writer.failed)
+            self._writer.forget = self._answering.forget
+        return self._answering
