@@ -116,8 +116,10 @@ def extract(
         apart = states[:, 0] - states[:, 1]
         mean = apart[used].mean(0)  # centred: what all prompts have in common is in both sides, and goes
         length = float(mean.norm())
-        if not 0 < length < math.inf:
-            raise Ineffective(f"{model.name}: behind layer {at} the sides of the pairs differ by {length} on average")
+        if not _NOTHING * norm < length < math.inf:
+            raise Ineffective(
+                f"{model.name}: behind layer {at} the sides of the pairs differ by {length:.2g} on average"
+            )
         plan = SteeringVector(model.fingerprint, at, mean / length, norm, _UNMEASURED)
         kept_out = [s for s, one in zip(sides, used, strict=True) if not one]
         effect, opposed = _effect(model, plan, kept_out, length / norm)
@@ -184,7 +186,7 @@ def unpack(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> 
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Damaged(f"no steering vector: {type(error).__name__}: {error}") from None
     direction = found.direction
-    if direction.ndim != 1 or direction.dtype != torch.float32 or abs(float(direction.norm()) - 1) > 1e-3:
+    if direction.ndim != 1 or direction.dtype != torch.float32 or not abs(float(direction.norm()) - 1) < 1e-3:
         raise Damaged(
             f"no steering vector: its direction is no float32 vector of length 1 (shape {tuple(direction.shape)})"
         )
@@ -211,6 +213,7 @@ def from_bytes(data: bytes) -> SteeringVector:
 
 # --- below ---------------------------------------------------------------------------------------------------------------
 
+_NOTHING = 1e-4  # of the residual stream's length: what rounding makes of no difference
 _UNMEASURED = Statistics(0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
 _NUMBERS = {
     "pairs": int,
@@ -271,6 +274,7 @@ def _states(model: LocalModel, sides: Sequence[tuple[Prompt, Prompt]], layer: in
 
 def _residual(model: LocalModel, prompt: Prompt, layer: int) -> torch.Tensor:
     """Of all tokens behind a layer, float32, on the CPU, of shape [tokens, hidden size]."""
+    cache = model.cache()  # before the hook: the first one costs passes of its own
     seen: list[torch.Tensor] = []
 
     def hook(module: Any, inputs: Any, output: Any) -> None:
@@ -279,7 +283,7 @@ def _residual(model: LocalModel, prompt: Prompt, layer: int) -> torch.Tensor:
     with model.exclusive() as network:
         handle = _layers(network, model.name)[layer].register_forward_hook(hook)
         try:
-            model.forward(prompt.ids, model.cache())
+            model.forward(prompt.ids, cache)
         finally:
             handle.remove()
     return seen[0].clone()
