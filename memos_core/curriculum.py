@@ -74,7 +74,13 @@ def halves(lesson: Lesson) -> tuple[Lesson, Lesson]:
 
 
 def curriculum(
-    model: LocalModel, lesson: Lesson, seed: int, *, plan: Plan = Plan(), quote: Quote = quoted, held: Held | None = None
+    model: LocalModel,
+    lesson: Lesson,
+    seed: int,
+    *,
+    plan: Plan = Plan(),
+    quote: Quote = quoted,
+    held: Held | None = None,
 ) -> Curriculum:
     """Let the model work out a lesson's exercises. held: the context that the memories are read in, if its keys and values are there.
 
@@ -102,7 +108,14 @@ def curriculum(
 
 
 def _taught(
-    model: LocalModel, point: Point, lesson: Lesson, practice: Lesson, plan: Plan, quote: Quote, held: Held | None, rng: random.Random
+    model: LocalModel,
+    point: Point,
+    lesson: Lesson,
+    practice: Lesson,
+    plan: Plan,
+    quote: Quote,
+    held: Held | None,
+    rng: random.Random,
 ) -> tuple[list[Exercise], list[Probe], int]:
     """A point's exercises, a probe in another phrasing, and how many phrasings the teacher got wrong."""
     forms = point.questions[: plan.forms]
@@ -146,9 +159,7 @@ def teacher(
     return said(model, [asked(model, q, context) for q in questions], held=blocks)
 
 
-def _unknown(
-    model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
-) -> tuple[list[Exercise], list[Probe]]:
+def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random) -> tuple[list[Exercise], list[Probe]]:
     """What is said to questions that no memory answers, with nothing before them."""
     chosen = rng.sample(practice.others, min(plan.others, len(practice.others)))
     if not chosen:

@@ -143,8 +143,15 @@ def distil(
             loss = _step(student, lessons, recipe, rate, model.device)
             if not math.isfinite(loss):
                 if student.step < recipe.check_every:
-                    raise Ineffective(f"{model.name}: the loss was {loss} at step {student.step + 1}, before anything was learned")
-                return _done(model, good, student, f"the loss was {loss} at step {student.step + 1}: the weights of the check before it")
+                    raise Ineffective(
+                        f"{model.name}: the loss was {loss} at step {student.step + 1}, before anything was learned"
+                    )
+                return _done(
+                    model,
+                    good,
+                    student,
+                    f"the loss was {loss} at step {student.step + 1}: the weights of the check before it",
+                )
             student.step += 1
             recall, unknown = (student.last.recall, student.last.unknown) if student.last else (0.0, 0.0)
             looked = student.step % recipe.check_every == 0 or student.step == recipe.steps
@@ -160,7 +167,9 @@ def distil(
             why = _over(student, recipe)
             progress(student.last)
     except torch.OutOfMemoryError as error:
-        raise OutOfMemory(f"{model.name}: {model.device} has no room to train an adapter: {str(error).splitlines()[0]}") from error
+        raise OutOfMemory(
+            f"{model.name}: {model.device} has no room to train an adapter: {str(error).splitlines()[0]}"
+        ) from error
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return _done(model, student.lora(model.fingerprint), student, why)
@@ -229,7 +238,7 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
             for some in batches(drawn, lambda e: len(e.ids)):
                 loss = weight * _divergence(network, some, device).sum() / places
                 if math.isfinite(value := float(loss.detach())):
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
                 total += value
     if math.isfinite(total):
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from . import alteration, chain
+from .alteration import Alteration, altered
 from .brief import FOOTER, HEADER
 from .model import LocalModel
 from .phrasing import Lesson, Point, contradicted
@@ -88,15 +90,20 @@ def begun(model: LocalModel, stem: str, context: Sequence[str] = ()) -> Prompt:
 
 
 def said(
-    model: LocalModel, prompts: Sequence[Prompt], *, most: int = 24, held: Sequence[tuple[Sequence[int], torch.Tensor]] = ()
+    model: LocalModel,
+    prompts: Sequence[Prompt],
+    *,
+    most: int = 24,
+    held: Sequence[tuple[Sequence[int], torch.Tensor]] = (),
+    change: Alteration | None = None,
 ) -> list[Said]:
-    """What the plain model says to prompts. What they have in common at their beginnings is run once.
+    """What the plain model, or one that is changed, says to prompts. What they have in common at their beginnings is run once.
 
     most: tokens of an answer. held: keys and values of their beginning that are there already, as blocks (token ids, tensor of
         [2, layers, heads, tokens, dimension]): those are not run at all.
     """
     found: list[Said] = []
-    with alteration.plain(), torch.inference_mode():
+    with alteration.plain(), torch.inference_mode(), altered(change) if change is not None else nullcontext():
         for some in _batches(prompts, lambda p: len(p.ids) + most):
             found += _said(model, some, most, held)
     return found

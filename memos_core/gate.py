@@ -108,7 +108,8 @@ def verified(
         "unknown": _unknown(model, test, gate, rng),
         **_contexts(model, test, gate, quote, rng),
         "unrelated": [
-            _Asked(probe(a.prompt.ids, a, "", model.tokenizer), a) for a in said(model, [asked(model, q) for q in UNRELATED[1::2]])
+            _Asked(probe(a.prompt.ids, a, "", model.tokenizer), a)
+            for a in said(model, [asked(model, q) for q in UNRELATED[1::2]])
         ],
     }
     every = [a for some in groups.values() for a in some]
@@ -150,13 +151,13 @@ def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) ->
     ]
 
 
-def _contexts(
-    model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: random.Random
-) -> dict[str, list[_Asked]]:
+def _contexts(model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: random.Random) -> dict[str, list[_Asked]]:
     """Answers from contexts that tell them, that do not, and that contradict the memories."""
     found: dict[str, list[_Asked]] = {"in context": [], "unknown in context": [], "conflict": []}
     for conflicts in (0, 3):
-        for there, points in contexts(rng, test, gate.contexts, (2, 8) if not conflicts else (1, 5), conflicts=conflicts):
+        for there, points in contexts(
+            rng, test, gate.contexts, (2, 8) if not conflicts else (1, 5), conflicts=conflicts
+        ):
             context = quote([p.text for p in there])
             answers = said(model, [asked(model, rng.choice((*p.questions, *p.held_out)), context) for p in points])
             for point, answer in zip(points, answers, strict=True):
@@ -186,7 +187,9 @@ def _right(model: LocalModel, lora: LoRA | None, every: Sequence[_Asked]) -> lis
             else:
                 with change.made(network):
                     logits = followed(network, rows, model.device).cpu()
-        strayed = divergences(torch.cat([a.answer.likely for a in some]), torch.cat([a.answer.logs for a in some]), logits)
+        strayed = divergences(
+            torch.cat([a.answer.likely for a in some]), torch.cat([a.answer.logs for a in some]), logits
+        )
         place = 0
         for a, (_, positions) in zip(some, rows, strict=True):
             here = slice(place, place + len(positions))
@@ -245,9 +248,17 @@ def _judged(scores: Scores, gate: Gate) -> Scores:
         ("answers from contexts kept", scores.in_context, 1 - gate.lost),
         ("contexts that contradict win", scores.conflict, 1 - gate.overruled),
     ]
-    failures = [f"{what}: {share:.3f}, and {least:.3f} is needed" for what, share, least in checks if not share >= least - 1e-9]
+    failures = [
+        f"{what}: {share:.3f}, and {least:.3f} is needed" for what, share, least in checks if not share >= least - 1e-9
+    ]
     if scores.recall_in_context < 0.5:
-        failures.append(f"recall with the memories in context: {scores.recall_in_context:.3f}: there is nothing to compare with")
+        failures.append(
+            f"recall with the memories in context: {scores.recall_in_context:.3f}: there is nothing to compare with"
+        )
     if not scores.drift <= gate.drift:
-        failures.append(f"unrelated questions: {scores.drift:.3f} nats a token of drift, and at most {gate.drift:g} is allowed")
-    return Scores(**{f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "failures"}, failures=tuple(failures))
+        failures.append(
+            f"unrelated questions: {scores.drift:.3f} nats a token of drift, and at most {gate.drift:g} is allowed"
+        )
+    return Scores(
+        **{f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "failures"}, failures=tuple(failures)
+    )

@@ -128,7 +128,11 @@ def adopted(folder: str | Path, model: Any) -> tuple[LoRA, str]:
     said = _config(at)
     file = at / "adapter_model.safetensors"
     if not file.is_file():
-        pickled = " (adapter_model.bin is pickled: a program, which is not run)" if (at / "adapter_model.bin").exists() else ""
+        pickled = (
+            " (adapter_model.bin is pickled: a program, which is not run)"
+            if (at / "adapter_model.bin").exists()
+            else ""
+        )
         raise InvalidArgument(f"{at}: it holds no adapter_model.safetensors{pickled}")
     try:
         tensors = load(file.read_bytes())
@@ -195,7 +199,14 @@ def _config(folder: Path) -> dict[str, Any]:
         raise Damaged(f"{file}: not readable as JSON: {error}") from error
     if str(said.get("peft_type", "")).upper() != "LORA":
         raise InvalidArgument(f"{file}: {said.get('peft_type')!r} adapters are not known, only LORA")
-    for more in ("use_dora", "modules_to_save", "lora_bias", "fan_in_fan_out", "target_parameters", "trainable_token_indices"):
+    for more in (
+        "use_dora",
+        "modules_to_save",
+        "lora_bias",
+        "fan_in_fan_out",
+        "target_parameters",
+        "trainable_token_indices",
+    ):
         if said.get(more):
             raise InvalidArgument(f"{file}: {more} makes it more than a plain LoRA")
     if said.get("bias", "none") != "none":

@@ -78,6 +78,14 @@ class Twin:
         """An adapter's A and B as they are in the twin, by module."""
         return {n: (m.lora_A[name].weight, m.lora_B[name].weight) for n, m in self._layers.items() if name in m.lora_A}
 
+    def weigh(self, names: Sequence[str], name: str, method: str, density: float) -> None:
+        """Make one adapter of several by one of PEFT's rough methods, under a new name."""
+        self._tuner.add_weighted_adapter(
+            list(names), [1.0] * len(names), name, combination_type=method,
+            density=None if method in ("linear", "svd") else density,
+        )  # fmt: skip
+        self._settle()
+
     @contextmanager
     def active(self, names: Sequence[str]) -> Iterator[Any]:
         """Run the twin with these adapters on top of those that are active, till the end of the block."""

@@ -4,7 +4,7 @@ An adapter that was taught one phrasing knows that phrasing, and one that was ne
 has each point of the memories in several forms, some of which are kept for testing, and beside them other points of the same kind,
 made up, about other things and about other sides of the same things: practice in reading from context, and in saying that it is unknown.
 
-A `Phrasing` makes a lesson of texts. Where the form of the texts is known, a caller's own one is best (`Point`s by template). `asking`
+A `Phrasing` makes a lesson of texts. Where the form of the texts is known, a caller's own one is best (`Point`s by template). `Asking`
 lets a chat model write it.
 """
 
@@ -69,7 +69,7 @@ def contradicted(point: Point, other: Point) -> Point | None:
 
 
 @dataclass(frozen=True, slots=True)
-class asking:  # noqa: N801  # it is called like the function that it stands for
+class Asking:
     """A phrasing that lets a chat model write questions, and notes of the same kind about other things.
 
     answer: messages to text, such as `lambda messages: model.generate(messages, max_tokens=400).text`.

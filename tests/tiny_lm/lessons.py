@@ -71,7 +71,9 @@ def made_up(
     rng.shuffle(free)
     found: list[Point] = []
     while len(found) < count:
-        kind = ("other name", "other attribute", "other both")[len(found) // 2 % 3]  # both halves of them have every kind
+        kind = ("other name", "other attribute", "other both")[
+            len(found) // 2 % 3
+        ]  # both halves of them have every kind
         if kind == "other attribute" and free:
             name, attribute = free.pop()
         else:
@@ -90,7 +92,11 @@ def made_up(
 def statement(question: str, answer: str) -> str:
     """A question and its answer as a statement of the language; "" for a question that is none of it."""
     for form in (*language.UNTRAINED_QUESTIONS, *language.QUESTIONS):
-        pattern = re.escape(form).replace(r"\{name\}", r"(?P<name>[A-Z][a-z]+)").replace(r"\{attribute\}", r"(?P<attribute>[a-z]+)")
+        pattern = (
+            re.escape(form)
+            .replace(r"\{name\}", r"(?P<name>[A-Z][a-z]+)")
+            .replace(r"\{attribute\}", r"(?P<attribute>[a-z]+)")
+        )
         if match := re.fullmatch(pattern, question):
             fact = Fact(match["name"], match["attribute"], answer.strip().removesuffix("."))
             return language.state(fact, language.STATEMENTS[0])
