@@ -248,10 +248,11 @@ def contexts(
     others = list(lesson.others)
     for _ in range(count):
         there = rng.sample(others, min(rng.randint(*size), len(others) - 1))
-        against: list[Point] = []
-        for point in rng.sample(lesson.points, min(conflicts, len(lesson.points))):
-            if (wrong := contradicted(point, rng.choice((*lesson.points, *others)))) is not None:
-                against.append(wrong)
+        pool = (*lesson.points, *others)
+        changed = [
+            contradicted(p, rng.choice(pool)) for p in rng.sample(lesson.points, min(conflicts, len(lesson.points)))
+        ]
+        against = [p for p in changed if p is not None]
         said = {p.questions[0] for p in there}
         absent = [p for p in rng.sample(others, min(len(others), 8)) if p.questions[0] not in said][:3]
         asked_for = [*against, *rng.sample(there, min(len(there), 6 - len(against))), *absent[: 1 if conflicts else 3]]
