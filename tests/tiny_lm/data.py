@@ -41,7 +41,8 @@ class Mixture:
     """What a stage's documents are drawn from.
 
     looks: each as likely as it is often there. fewest, most: facts of a context. unknown: share of questions that the context
-    does not answer. untyped: share of contexts in which any attribute takes any value. filler: share of contexts with other
+    does not answer. untyped: share of contexts in which any attribute takes any value. alike: share of contexts in which names
+    share their endings or beginnings. filler: share of contexts with other
     text among the facts, `filler_most` sentences at most. empty: share of contexts without any fact. skewed: counts of facts
     and of fillers are themselves uniform up to a uniform limit, so that long contexts are there, but few.
     """
@@ -51,6 +52,7 @@ class Mixture:
     most: int
     unknown: float = 0.0
     untyped: float = 0.0
+    alike: float = 0.0
     filler: float = 0.0
     filler_most: int = 0
     empty: float = 0.0
@@ -93,10 +95,11 @@ def document(rng: random.Random, mixture: Mixture) -> Document:
     """One training document of a mixture: facts, then at least as many questions, drawn with replacement."""
     look = rng.choice(mixture.looks)
     count = 0 if rng.random() < mixture.empty else mixture.count(rng, mixture.fewest, mixture.most)
-    facts = language.draw_facts(rng, count, held_out=False, typed=rng.random() >= mixture.untyped)
+    typed, alike = rng.random() >= mixture.untyped, rng.random() < mixture.alike
+    facts = language.draw_facts(rng, count, held_out=False, typed=typed, alike=alike)
     if look in ("names", "grid"):
         return _compact(rng, facts, by_name=look == "names")
-    questions = [_question(rng, facts, mixture.unknown) for _ in range(max(count, 4))]
+    questions = [_question(rng, facts, mixture.unknown, alike=alike) for _ in range(max(count, 4))]
     sentences = [language.state(fact, rng.choice(language.STATEMENTS)) for fact in facts]
     if rng.random() < mixture.filler:
         sentences = _scatter(rng, sentences, mixture.count(rng, 1, mixture.filler_most))
@@ -105,10 +108,10 @@ def document(rng: random.Random, mixture: Mixture) -> Document:
     return _chat(rng, look, sentences, questions)
 
 
-def _question(rng: random.Random, facts: Sequence[Fact], unknown: float) -> Fact:
+def _question(rng: random.Random, facts: Sequence[Fact], unknown: float, *, alike: bool) -> Fact:
     if facts and rng.random() >= unknown:
         return rng.choice(facts)
-    return language.draw_absent(rng, facts, rng.choice(language.ABSENCES), held_out=False)
+    return language.draw_absent(rng, facts, rng.choice(language.ABSENCES), held_out=False, alike=alike)
 
 
 def _scatter(rng: random.Random, sentences: list[str], count: int) -> list[str]:

@@ -65,13 +65,13 @@ def context(
 
 
 def recall(
-    count: int, looks: Sequence[Look] = SYSTEM, *, fillers: int = 0, typed: bool = False,
+    count: int, looks: Sequence[Look] = SYSTEM, *, fillers: int = 0, typed: bool = False, alike: bool = False,
     questions: Sequence[str] = language.QUESTIONS, statements: Sequence[str] = language.STATEMENTS,
 ) -> Draw:  # fmt: skip
     """Prompts that ask for one of `count` facts in the system message."""
 
     def draw(rng: random.Random) -> Prompt:
-        facts = language.draw_facts(rng, count, typed=typed)
+        facts = language.draw_facts(rng, count, typed=typed, alike=alike)
         fact = rng.choice(facts)
         system = context(rng, facts, rng.choice(looks), fillers, statements)
         return chat(system, language.ask(fact, rng.choice(questions)), fact)
@@ -79,14 +79,14 @@ def recall(
     return draw
 
 
-def absent(count: int, absence: language.Absence, fillers: int = 0) -> Draw:
+def absent(count: int, absence: language.Absence, *, alike: bool = False) -> Draw:
     """Prompts that ask for what `count` facts do not tell."""
 
     def draw(rng: random.Random) -> Prompt:
-        facts = language.draw_facts(rng, count)
-        fact = language.draw_absent(rng, facts, absence)
+        facts = language.draw_facts(rng, count, alike=alike)
+        fact = language.draw_absent(rng, facts, absence, alike=alike)
         question = language.ask(fact, rng.choice(language.QUESTIONS))
-        return chat(context(rng, facts, rng.choice(SYSTEM), fillers), question, fact)
+        return chat(context(rng, facts, rng.choice(SYSTEM)), question, fact)
 
     return draw
 
@@ -167,7 +167,12 @@ def scores(network: TinyLM, tokenizer: PreTrainedTokenizerFast, asked: int = 400
         many = asked if count < 40 else asked // 2
         fewer = many // 2
         draws: dict[str, Draw] = {look: recall(count, (look,)) for look in SYSTEM}
-        draws |= {"told": told(count), "plain": plain(count), "typed": recall(count, typed=True)}
+        draws |= {
+            "told": told(count),
+            "plain": plain(count),
+            "typed": recall(count, typed=True),
+            "alike": recall(count, alike=True),
+        }
         draws |= {f"filler {fillers}": recall(count, fillers=fillers) for fillers in (20, 40)}
         draws |= {form: recall(count, questions=(form,)) for form in language.UNTRAINED_QUESTIONS}
         draws |= {form: recall(count, statements=(form,)) for form in language.UNTRAINED_STATEMENTS}

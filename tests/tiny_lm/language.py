@@ -136,16 +136,20 @@ def answer(fact: Fact) -> str:
     return f"{fact.value}."
 
 
-def draw_facts(rng: random.Random, count: int, *, held_out: bool = True, typed: bool = False) -> tuple[Fact, ...]:
+def draw_facts(
+    rng: random.Random, count: int, *, held_out: bool = True, typed: bool = False, alike: bool = False
+) -> tuple[Fact, ...]:
     """Distinct facts of one context, in random order, of which neither the name alone nor the attribute alone tells the value.
 
     They are `count` cells of a grid of names and attributes. held_out: names and two-syllable values that training never
     saw, else only such as it did. typed: each attribute takes values of its own kind; else any value goes with any
-    attribute, half of them one-word and half two-syllable, all different (up to 256 facts).
+    attribute, half of them one-word and half two-syllable, all different (up to 222 facts). alike: names from few endings or few
+    beginnings, so that half a name does not tell it from the others (up to about 20 of them, held out).
     """
     width = min(rng.randint(2, 2 + count // 2), len(ATTRIBUTES))
     height = rng.randint(-(-13 * count // (10 * width)), -(-25 * count // (10 * width)))
-    people = rng.sample(HELD_OUT_NAMES if held_out else NAMES, max(height, 1))
+    pool = HELD_OUT_NAMES if held_out else NAMES
+    people = rng.sample(_alike(rng, pool, height) if alike else pool, max(height, 1))
     attributes = rng.sample(ATTRIBUTES, width)
     cells = rng.sample(range(len(people) * width), count)
     opens = iter(rng.sample(HELD_OUT_VALUES if held_out else OPEN_VALUES, count))
@@ -162,9 +166,24 @@ def draw_facts(rng: random.Random, count: int, *, held_out: bool = True, typed: 
     return tuple(facts)
 
 
-def draw_absent(rng: random.Random, facts: Sequence[Fact], absence: Absence, *, held_out: bool = True) -> Fact:
+def _alike(rng: random.Random, pool: Sequence[str], count: int) -> list[str]:
+    """At least `count` names that end, or begin, in as few ways as that takes."""
+    end = rng.random() < 0.7
+    kinds = list(ENDS if end else STARTS)
+    rng.shuffle(kinds)
+    found: list[str] = []
+    while len(found) < max(count, 4):
+        kind = kinds.pop()
+        found += [name for name in pool if (name.endswith(kind) if end else name.startswith(kind.capitalize()))]
+    return found
+
+
+def draw_absent(
+    rng: random.Random, facts: Sequence[Fact], absence: Absence, *, held_out: bool = True, alike: bool = False
+) -> Fact:
     """A fact that the context lacks, its value "unknown": an attribute that nobody there has, a name that is not there, or a
     name and an attribute that are there but never together. Where the facts leave no such choice, a name that is not there.
+    alike: a name that is not there ends like one that is.
     """
     names = sorted({fact.name for fact in facts})
     attributes = sorted({fact.attribute for fact in facts})
@@ -177,6 +196,9 @@ def draw_absent(rng: random.Random, facts: Sequence[Fact], absence: Absence, *, 
         free = [(n, a) for n in names for a in attributes if (n, a) not in stated]
         if free:
             return Fact(*rng.choice(free), value)
+    if alike and names:
+        ending = rng.choice(names)[3:]
+        strangers = tuple(name for name in strangers if name.endswith(ending) and name not in names) or strangers
     name = rng.choice(strangers)
     while name in names:
         name = rng.choice(strangers)

@@ -1,7 +1,7 @@
-"""Trains the tiny model: `python -m tests.tiny_lm.train FOLDER --seed 0 --steady 6e6 --decay 3e6`.
+"""Trains the tiny model: `python -m tests.tiny_lm.train FOLDER --seed 0`.
 
 A curriculum of stages, each left when four of five answers in it are right; then `steady` tokens of the last stage at full
-rate and `decay` more while the rate falls to a fiftieth. Every step's documents come from the seed and the step's
+rate, `decay` more while the rate falls to a fiftieth, and `again` more from half the rate down. Every step's documents come from the seed and the step's
 number alone, so a run that was killed goes on from its last checkpoint as if nothing had happened. One process, one thread.
 """
 
@@ -12,7 +12,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +30,20 @@ STAGES = (
     Mixture(("grid",), 4, 8),
     Mixture(("plain", "plain", "prose", "list"), 2, 5),
     Mixture(("plain", "prose", "list"), 4, 8),
-    Mixture(("plain", *CHAT), 4, 12, unknown=0.15, filler=0.15, filler_most=4),
-    Mixture(("plain", *CHAT), 2, 20, unknown=0.2, untyped=0.6, filler=0.2, filler_most=10, empty=0.03),
-    Mixture(("plain", *CHAT), 2, 40, unknown=0.2, untyped=0.6, filler=0.4, filler_most=40, empty=0.05, skewed=True),
+    Mixture(("plain", *CHAT), 4, 12, unknown=0.15, alike=0.3, filler=0.15, filler_most=4),
+    Mixture(("plain", *CHAT), 2, 20, unknown=0.2, untyped=0.6, alike=0.4, filler=0.2, filler_most=10, empty=0.03),
+    Mixture(
+        ("plain", *CHAT),
+        2,
+        40,
+        unknown=0.2,
+        untyped=0.6,
+        alike=0.4,
+        filler=0.4,
+        filler_most=40,
+        empty=0.05,
+        skewed=True,
+    ),
 )
 ADVANCE_AT = 0.8
 JUDGED = 400  # answers of the current stage that the share of right ones is taken over
@@ -53,6 +64,20 @@ class Progress:
     tokens_last: int = 0
     seconds: float = 0.0
     recent: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Tokens of the last stage: at full rate, while it falls, and in a second fall from half of it."""
+
+    steady: float = 1.5e6
+    decay: float = 1.5e6
+    again: float = 3e6
+
+    @property
+    def whole(self) -> float:
+        """All of them."""
+        return self.steady + self.decay + self.again
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +153,16 @@ def loss_and_right(network: TinyLM, batch: Batch, draw: torch.Generator) -> tupl
     return F.cross_entropy(logits, target) + OTHER_WEIGHT * rest, right
 
 
-def rate(progress: Progress, steady: float, decay: float) -> float:
+def rate(progress: Progress, schedule: Schedule) -> float:
     """The learning rate of the next step."""
-    fallen = min(max((progress.tokens_last - steady) / decay, 0.0), 1.0)
-    return RATE * min(1.0, (progress.step + 1) / WARM_UP) * (1 - (1 - LAST_RATE) * fallen)
+    if progress.tokens_last < schedule.steady + schedule.decay:
+        fallen, full = max(progress.tokens_last - schedule.steady, 0.0) / max(schedule.decay, 1.0), RATE
+    else:
+        fallen, full = (progress.tokens_last - schedule.steady - schedule.decay) / max(schedule.again, 1.0), RATE / 2
+    return full * min(1.0, (progress.step + 1) / WARM_UP) * (1 - (1 - LAST_RATE) * min(fallen, 1.0))
 
 
-def train(folder: Path, seed: int, steady: float, decay: float) -> None:
+def train(folder: Path, seed: int, schedule: Schedule) -> None:
     """Runs to the end, from the folder's checkpoint where there is one, and exports the model into the folder."""
     torch.set_num_threads(1)
     tokenizer = tokens.build()
@@ -151,11 +179,11 @@ def train(folder: Path, seed: int, steady: float, decay: float) -> None:
         optimizer.load_state_dict(saved["optimizer"])
         progress = Progress(**saved["progress"])
     last = saved_at = told_at = glanced_at = time.monotonic()
-    while progress.tokens_last < steady + decay:
+    while progress.tokens_last < schedule.whole:
         draw = torch.Generator().manual_seed(seed * 1_000_003 + progress.group)
         for batch in batches(seed, progress, tokenizer):
             for group in optimizer.param_groups:
-                group["lr"] = rate(progress, steady, decay)
+                group["lr"] = rate(progress, schedule)
             loss, right = loss_and_right(network, batch, draw)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -214,7 +242,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steady", type=float, default=6e6, help="tokens of the last stage at full rate")
-    parser.add_argument("--decay", type=float, default=3e6, help="tokens after them, while the rate falls")
+    for part in fields(Schedule):
+        parser.add_argument(
+            f"--{part.name}", type=float, default=part.default, help="tokens of this part of the schedule"
+        )
     given = parser.parse_args()
-    train(given.folder, given.seed, given.steady, given.decay)
+    train(given.folder, given.seed, Schedule(given.steady, given.decay, given.again))
