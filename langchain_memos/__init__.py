@@ -1,4 +1,4 @@
-"""Long-term memory for LangChain agents, on the memos_core engine.
+"""Long-term memory for LangChain and LangGraph, on the memos_core engine.
 
 Importing this loads neither LangChain's agents nor torch; the first touch of a name does.
 """
@@ -9,11 +9,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .chat import ChatMemOS
+    from .embeddings import MemOSEmbeddings
+    from .history import MemOSChatMessageHistory
     from .memory import MemOSMemory
+    from .nodes import MemOSRecallNode, MemOSWriteNode
+    from .retriever import MemOSRetriever
+    from .store import MemOSStore
+    from .tools import create_memos_tools
+    from .vector_store import MemOSVectorStore
 
-__all__ = ["MemOSMemory"]
+__all__ = [
+    "ChatMemOS",
+    "MemOSChatMessageHistory",
+    "MemOSEmbeddings",
+    "MemOSMemory",
+    "MemOSRecallNode",
+    "MemOSRetriever",
+    "MemOSStore",
+    "MemOSVectorStore",
+    "MemOSWriteNode",
+    "create_memos_tools",
+]
 
-_LAZY = {"MemOSMemory": "memory"}
+_LAZY = {
+    "ChatMemOS": "chat",
+    "MemOSChatMessageHistory": "history",
+    "MemOSEmbeddings": "embeddings",
+    "MemOSMemory": "memory",
+    "MemOSRecallNode": "nodes",
+    "MemOSRetriever": "retriever",
+    "MemOSStore": "store",
+    "MemOSVectorStore": "vector_store",
+    "MemOSWriteNode": "nodes",
+    "create_memos_tools": "tools",
+}
 _FRAMEWORK = ("langchain", "langchain_core", "langgraph")
 
 

@@ -6,12 +6,10 @@ Knows LangChain's hooks and which messages of a run are new; how memories are ke
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
-import threading
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Any
 
 from langchain.agents.middleware import (
     AgentMiddleware,
@@ -23,17 +21,15 @@ from langchain.agents.middleware import (
 from langchain.agents.middleware.types import PrivateStateAttr
 from langchain_core.messages import AnyMessage
 from langgraph.channels.untracked_value import UntrackedValue
-from langgraph.config import get_config
 from langgraph.runtime import Runtime
-from langgraph.types import Command
+from langgraph.types import Command, TracePolicy
 
-from memos_core import PUBLIC, InvalidArgument, MemOS, MemOSError
+from memos_core import MemOS
 
-from .messages import appended, as_turns, last_turn, question, said
-
-log = logging.getLogger("langchain_memos")
-
-T = TypeVar("T")
+from .engine import Engine, OnEngine, OnError, checked_count, checked_namespace
+from .identity import User, checked_given, configured, user_of
+from .messages import appended, as_turns, last_turn, question, said, seen_in, session_of
+from .tools import TOOLS, tools_on
 
 _RUNS = 1000  # under way at once; the brief of one that falls out is recalled again
 
@@ -42,12 +38,12 @@ class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to t
     """What one run, or one thread, has to know. Plain strings, because checkpointers keep them."""
 
     memos_run: Annotated[str, UntrackedValue, PrivateStateAttr]
-    """Names this run, until it is interrupted: its brief, and its session where there is no thread."""
+    """Names this run, until it is interrupted: under it lies its brief."""
     memos_written: Annotated[str, PrivateStateAttr]
     """Id of the last message of the thread that was written."""
 
 
-class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
+class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
     """Gives an agent long-term memory: recalls before the model answers, writes what was said.
 
     Setup:
@@ -72,20 +68,26 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
     its own, and of its input only the last turn is written, what precedes it being history. A message may carry its time in
     `additional_kwargs["timestamp"]`.
 
-    One instance serves any number of users at once; an agent takes one instance.
+    One instance serves any number of users and agents at once; an agent takes one instance.
 
     Args:
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories: a name, or a callable from the run's `Runtime` to one. None: `user_id` of the run's context
-            (attribute or key), else `config["configurable"]["user_id"]`; a run with neither is refused.
+            (attribute or key), else `config["configurable"]["user_id"]`, else whom LangGraph's server authenticated; a run with
+            none of them is refused. A server whose clients are not trusted with the configuration names the last one itself:
+            ``user_id=lambda runtime: runtime.server_info.user.identity``.
         namespace: where memories are written, and at or below which they are recalled.
         max_tokens: of what is recalled for a turn.
         on_error: what to do if the memory fails: "warn" logs it and lets the agent go on without, "raise" raises.
         write: False to recall only.
+        tools: True to offer the agent the tools of `create_memos_tools` as well, or the names of some of them.
+        trace_policy: what of the hooks' inputs and outputs goes into traces, see LangChain's `AgentMiddleware.trace_policy`.
+            The model's own span shows its prompt, with what was recalled, in any case.
 
     Raises:
         InvalidArgument: of the constructor, for an argument; of a run, if nobody says who the user is.
+        StoreClosed: of a run, if the `MemOS` was closed.
     """
 
     name = "MemOSMemory"
@@ -96,61 +98,31 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         memory: MemOS | str | os.PathLike[str],
         *,
         embed: Any = None,
-        user_id: str | Callable[[Any], str] | None = None,
+        user_id: User = None,
         namespace: Sequence[str] = ("default",),
         max_tokens: int = 1500,
-        on_error: Literal["warn", "raise"] = "warn",
+        on_error: OnError = "warn",
         write: bool = True,
+        tools: bool | Sequence[str] = False,
+        trace_policy: TracePolicy | None = None,
     ) -> None:
         super().__init__()
-        self.tools: list[Any] = []
-        if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
-            raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
-        if isinstance(memory, MemOS) and embed is not None:
-            raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
-        if user_id is not None and not callable(user_id):
-            _checked_user(user_id)
-        if isinstance(namespace, str) or not namespace or not all(isinstance(n, str) and n for n in namespace):
-            raise InvalidArgument(f"namespace: a tuple of labels is needed, such as ('app',), not {namespace!r}")
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise InvalidArgument(f"max_tokens: a whole number from 1 is needed, not {max_tokens!r}")
-        if on_error not in ("warn", "raise"):
-            raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
-        self._path = None if isinstance(memory, MemOS) else memory
-        self._opened = memory if isinstance(memory, MemOS) else None
-        self._opening = threading.Lock()
-        self._embed = embed
-        self._user_id = user_id
-        self._namespace = tuple(namespace)
-        self._max_tokens = max_tokens
-        self._on_error = on_error
+        self._engine = Engine(memory, embed, on_error=on_error)
+        self._user_id = checked_given(user_id)
+        self._namespace = checked_namespace(namespace)
+        self._max_tokens = checked_count(max_tokens, "max_tokens")
         self._write = write
-        self._briefs: dict[
-            str, tuple[str | None, str]
-        ] = {}  # by run, while it lasts: state would show them to whoever streams it
-
-    @property
-    def memory(self) -> MemOS:
-        """The engine, opened now if it was not yet."""
-        with self._opening:
-            if self._opened is None:
-                assert self._path is not None
-                # LangChain's Embeddings are objects with a method, the engine's are callables
-                self._opened = MemOS(self._path, embed=getattr(self._embed, "embed_documents", self._embed))
-            return self._opened
-
-    def close(self) -> None:
-        """Let go of the store if it was opened here, by its path; the next use opens it again."""
-        with self._opening:
-            if self._opened is not None and self._path is not None:
-                self._opened.close()
-                self._opened = None
+        names = TOOLS if tools is True else tools or ()
+        self.tools: list[Any] = tools_on(self._engine, user_id=user_id, namespace=self._namespace, names=names)
+        self.trace_policy = trace_policy
+        # by run, while it lasts: state would show them to whoever streams it
+        self._briefs: dict[str, tuple[str | None, str]] = {}
 
     # --- hooks, each twice -------------------------------------------------------------------------------------------
 
     def before_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Refuse a run of nobody's before it costs anything; give the run a name."""
-        self._user(runtime)
+        user_of(self._user_id, runtime)
         return {"memos_run": _run_name()}
 
     async def abefore_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
@@ -174,7 +146,7 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
     def after_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write what is not written yet."""
         self._briefs.pop(state.get("memos_run", ""), None)
-        return self._remember(state, self._user(runtime)) or None
+        return self._remember(state, user_of(self._user_id, runtime), runtime) or None
 
     async def aafter_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`after_agent`, beside the event loop."""
@@ -188,18 +160,17 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
         if asked is None:
             return request, {}
         noted: dict[str, Any] = {}
-        run = (
-            request.state.get("memos_run") or _run_name()
-        )  # it has none after a resume: then recalled anew, nothing is stale
+        # it has none after a resume: then recalled anew, nothing is stale
+        run = request.state.get("memos_run") or _run_name()
         recalled_for, text = self._briefs.get(run, (None, ""))
         if recalled_for != asked.id:
-            user = self._user(request.runtime)
+            user = user_of(self._user_id, request.runtime)
             # recalled before it is written: else the best memory of a question is the question
-            text = self._attempt("recall", user, lambda: self._recall(said(asked), user, request.messages), "")
+            text = self._recall(said(asked), user, request.messages)
             self._briefs[run] = (asked.id, text)
             for past in list(self._briefs)[:-_RUNS]:  # runs that failed never come to an end
                 self._briefs.pop(past, None)
-            noted = {"memos_run": run, **self._remember(request.state, user)}
+            noted = {"memos_run": run, **self._remember(request.state, user, request.runtime)}
         if text:
             request = request.override(system_message=appended(request.system_message, text))
         return request, noted
@@ -207,81 +178,56 @@ class MemOSMemory(AgentMiddleware):  # type: ignore[misc]  # LangChain is untype
     def _recall(self, asked: str | None, user: str, messages: Sequence[AnyMessage]) -> str:
         if asked is None:
             return ""
-        seen = {(m.id, said(m)) for m in messages}
-        return self.memory.brief(
-            asked, namespace=self._namespace, actor=user, max_tokens=self._max_tokens,
-            leave_out=lambda cube: (cube.origin.message_id, cube.text) in seen,
-        ).text  # fmt: skip
 
-    def _remember(self, state: MemOSState, user: str) -> dict[str, Any]:
+        def recall() -> str:
+            return self.memory.brief(
+                asked, namespace=self._namespace, actor=user, max_tokens=self._max_tokens, leave_out=seen_in(messages)
+            ).text
+
+        return self._engine.attempt("recall", user, recall, "")
+
+    def _remember(self, state: MemOSState, user: str, runtime: Runtime[Any]) -> dict[str, Any]:
         """Write the messages that are not written; what to note in the state. A failed write is tried again by the next."""
-        new = _unwritten(state)
+        new = _unwritten(state, runtime)
         if not self._write or not new:
             return {}
         turns = as_turns(new)
-        session = str(_configured("thread_id") or state.get("memos_run") or _run_name())
+        session = session_of(state["messages"], configured("thread_id"), state.get("memos_run"))
 
         def add() -> bool:
             if turns:
                 self.memory.add(turns, namespace=self._namespace, actor=user, session=session)
             return True
 
-        return {"memos_written": new[-1].id} if self._attempt("write", user, add, False) else {}
-
-    def _attempt(self, verb: str, user: str, work: Callable[[], T], otherwise: T) -> T:
-        try:
-            return work()
-        except Exception as error:  # whatever it is: on_error="warn" promises that the agent goes on
-            if self._on_error == "raise":
-                raise
-            log.warning(
-                "memory could not %s for %s, the agent goes on without: %s",
-                verb, user, error, exc_info=not isinstance(error, MemOSError),
-            )  # fmt: skip
-            return otherwise
-
-    def _user(self, runtime: Runtime[Any]) -> str:
-        if self._user_id is not None:
-            return _checked_user(self._user_id(runtime) if callable(self._user_id) else self._user_id)
-        context = runtime.context
-        found = context.get("user_id") if isinstance(context, Mapping) else getattr(context, "user_id", None)
-        if found is None:
-            found = _configured("user_id")
-        if found is None:
-            raise InvalidArgument(
-                "user_id: whose memory is it? Say it by MemOSMemory(..., user_id=...), by a user_id in the run's context, or by "
-                'config={"configurable": {"user_id": ...}}'
-            )
-        return _checked_user(found)
-
-
-def _checked_user(user: Any) -> str:
-    if not isinstance(user, str) or not user.strip() or user == PUBLIC:
-        raise InvalidArgument(f"user_id: a non-empty string that names one user is needed, not {user!r}")
-    return user
+        return {"memos_written": new[-1].id} if self._engine.attempt("write", user, add, False) else {}
 
 
 def _run_name() -> str:
     return f"run-{uuid.uuid4()}"
 
 
-def _configured(name: str) -> Any:
-    try:
-        return get_config().get("configurable", {}).get(name)
-    except RuntimeError:  # called by hand, outside of a run
-        return None
-
-
-def _unwritten(state: MemOSState) -> Sequence[AnyMessage]:
-    """The messages after the last written one. If it is not there: of a kept thread all (the engine knows those that it has),
-    else the last turn, because a caller who keeps the history himself hands all of it in at each run."""
+def _unwritten(state: MemOSState, runtime: Runtime[Any]) -> Sequence[AnyMessage]:
+    """The messages after the last written one. Where none is marked as written: of a kept thread all (the engine knows those
+    that it has), else the last turn, because a caller who keeps the history himself hands all of it in at each run."""
     messages: Sequence[AnyMessage] = state["messages"]
     written = state.get("memos_written")
     for i in reversed(range(len(messages))):
         if written is not None and messages[i].id == written:
             return messages[i + 1 :]
-    kept = _configured("__pregel_checkpointer") is not None  # LangGraph has no public way to ask this
-    return messages if kept else last_turn(messages)
+    if written is not None:  # it was shortened from the front, as summaries do: what is left came later
+        return messages
+    return messages if _is_kept(runtime) else last_turn(messages)
+
+
+def _is_kept(runtime: Runtime[Any]) -> bool:
+    """Whether a checkpointer keeps this agent's messages from run to run.
+
+    LangGraph has no public way to ask: the thread's id in `execution_info` and in the configuration is there without a
+    checkpointer too. Where the key that tells is gone, a thread is taken for one that is not kept, and loses nothing but what was
+    said before its memory was switched on. An agent within another graph is handed the messages by that one, as by a caller.
+    """
+    place = getattr(runtime.execution_info, "checkpoint_ns", "")
+    return "|" not in place and configured("__pregel_checkpointer") is not None
 
 
 def _noting(response: Any, noted: dict[str, Any]) -> Any:

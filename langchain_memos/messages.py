@@ -5,11 +5,21 @@ Knows message classes; knows no store.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
-from langchain_core.messages import AIMessage, AnyMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import (
+    AIMessage,
+    AnyMessage,
+    BaseMessage,
+    HumanMessage,
+    SystemMessage,
+    convert_to_messages,
+)
+
+from memos_core import MemCube
 
 
 def as_turns(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:
@@ -50,6 +60,33 @@ def last_turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
     while start and _is_asked(messages[start - 1]):
         start -= 1
     return messages if question(messages[:start]) is None else messages[start:]
+
+
+def messages_in(value: Any) -> list[BaseMessage]:
+    """What a graph keeps under a key of its state, as messages: a list of them in any form that LangChain takes, one, or the
+    text of one, which is a person's."""
+    if value is None or value == "":
+        return []
+    return list(convert_to_messages(value if isinstance(value, list | tuple) else [value]))
+
+
+def session_of(messages: Sequence[AnyMessage], thread: Any, otherwise: str | None = None) -> str | None:
+    """The session that a turn belongs to: its thread, or, of a run without one, a session named after what was asked: the same
+    for all agents that answer it."""
+    if thread is not None:
+        return str(thread)
+    asked = question(messages)
+    if asked is None or asked.id is None:
+        return otherwise
+    # with its words: some programs number their messages anew in each conversation
+    return f"run-{sha256(repr((asked.id, said(asked))).encode()).hexdigest()[:16]}"
+
+
+def seen_in(messages: Sequence[BaseMessage]) -> Callable[[MemCube], bool]:
+    """Whether a memory says what one of these messages says: the model that sees them need not be reminded of it. By the words,
+    because a caller who keeps the history himself hands it in under new ids each time."""
+    seen = {said(m) for m in messages}
+    return lambda cube: cube.text in seen
 
 
 def appended(system: SystemMessage | None, text: str) -> SystemMessage:

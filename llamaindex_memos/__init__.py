@@ -1,27 +1,45 @@
 """Long-term memory for LlamaIndex, on the memos_core engine.
 
-`MemOSRetriever` puts memories where an application has a retriever: chat engines, query engines, agents' tools.
+`MemOSMemory` for chat engines and agents, `MemOSMemoryBlock` for core's `Memory`, `MemOSRetriever` wherever there is a retriever,
+`MemOSToolSpec` for a model that is to search and remember by itself, `MemOSEmbedding` for one embedder everywhere, `MemOSLLM` for a
+model on this machine. Importing this loads neither LlamaIndex nor torch; the first touch of a name does.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .block import MemOSMemoryBlock
+    from .embedding import MemOSEmbedding
+    from .llm import MemOSLLM
+    from .memory import MemOSMemory
     from .retriever import MemOSRetriever
+    from .tools import MemOSToolSpec
 
-__all__ = ["MemOSRetriever"]
+__all__ = ["MemOSEmbedding", "MemOSLLM", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
+
+_LAZY = {
+    "MemOSEmbedding": "embedding", "MemOSLLM": "llm", "MemOSMemory": "memory", "MemOSMemoryBlock": "block",
+    "MemOSRetriever": "retriever", "MemOSToolSpec": "tools",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        from . import retriever
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "llama_index":
             raise
         from memos_core import MissingPackage
 
-        raise MissingPackage("llamaindex_memos needs LlamaIndex: pip install 'memos-adapters[llamaindex]'") from error
-    return getattr(retriever, name)
+        raise MissingPackage(
+            f"{name} needs LlamaIndex, which is not installed: pip install 'memos-adapters[llamaindex]'"
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,6 +22,7 @@ from .errors import (
     MissingPackage,
     ModelError,
     ModelMismatch,
+    ModelTimeout,
     ModelUnavailable,
     NotAStore,
     NotFound,
@@ -37,7 +38,9 @@ from .types import (
     Access,
     Adapter,
     Ancestry,
+    Answer,
     Brief,
+    BrokenCall,
     Decoding,
     Draft,
     Event,
@@ -62,6 +65,7 @@ from .types import (
     Text,
     TickReport,
     TokenUsage,
+    ToolCall,
     Usage,
 )  # fmt: skip
 
@@ -71,6 +75,9 @@ if TYPE_CHECKING:
     from .memos import MemOS
     from .model import LocalModel
     from .reader import LLMReader
+    from .telling import AnswerStream
+    from .toolcalls import AnswerReader, read_answer
+    from .validate import checked_decoding
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -84,7 +91,11 @@ __all__ = [
     "AccessDenied",
     "Adapter",
     "Ancestry",
+    "Answer",
+    "AnswerReader",
+    "AnswerStream",
     "Brief",
+    "BrokenCall",
     "Conflict",
     "ContextTooLong",
     "Damaged",
@@ -113,6 +124,7 @@ __all__ = [
     "MissingPackage",
     "ModelError",
     "ModelMismatch",
+    "ModelTimeout",
     "ModelUnavailable",
     "Namespace",
     "NotAStore",
@@ -134,11 +146,17 @@ __all__ = [
     "Text",
     "TickReport",
     "TokenUsage",
+    "ToolCall",
     "Unsupported",
     "Usage",
+    "checked_decoding",
+    "read_answer",
 ]  # fmt: skip
 
-_LAZY = {"Items": "items", "MemOS": "memos", "LLMReader": "reader", "LocalEmbedder": "embed", "LocalModel": "model"}
+_LAZY = {
+    "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
+    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,7 @@ class Answering:
         with altered(learned.change) if learned is not None else nullcontext():
             pieces = self._model.stream(
                 prompt,
+                tools=tools,
                 tenant=tenant,
                 opened=opened,
                 sources=_sources(prompt, passage, arranged.notes, learned),

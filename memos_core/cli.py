@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import MemOSError, NotAStore
 
-BENCHES = ("locomo", "prefeval", "store")
+BENCHES = ("adapters", "compose", "locomo", "prefeval", "store", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

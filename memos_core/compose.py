@@ -11,7 +11,7 @@ Knows tensors and positions; knows no memories. Blocks are read and never change
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,11 +19,11 @@ from typing import Any, Literal
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import alteration
+from . import alteration, attention
 from .errors import ContextTooLong, InvalidArgument, Unsupported
 from .model import LocalModel
 
-ATTENTIONS = ("sdpa", "eager")  # implementations that take a mask of one's own
+ATTENTIONS = ("sdpa", attention.NAME, "eager")  # implementations that take a mask of one's own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +120,7 @@ def recompose(
     """
     repair = repair or Repair()
     before = [] if prefix is None else [prefix]
-    _check(model, before, blocks)
+    _check(model, before, blocks, repair)
     chosen: list[int] = []
     depth = 0
     with torch.inference_mode(), alteration.plain():
@@ -219,11 +219,6 @@ def _run_again(model: LocalModel, laid: _Laid, chosen: Sequence[int]) -> None:
     """Replace keys and values of tokens, in every layer, by what they are behind all that precedes them."""
     if not chosen:
         return
-    kind = getattr(model.network.config, "_attn_implementation", None)
-    if kind not in ATTENTIONS:
-        raise Unsupported(
-            f"{model.name}: its attention is {kind!r}: tokens can be run again with {', '.join(ATTENTIONS)}"
-        )
     where = torch.tensor(chosen, device=model.device)
     hidden = torch.arange(len(laid.ids), device=model.device)[None] > where[:, None]
     mask = torch.zeros(hidden.shape, dtype=model.dtype, device=model.device)
@@ -266,10 +261,15 @@ class _Reached(Exception):
     """Ends a pass at the layer that was wanted."""
 
 
-def _check(model: LocalModel, prefix: Iterable[Block], blocks: Sequence[Block]) -> None:
-    layers, heads, width = model.shape
+def _check(model: LocalModel, prefix: Sequence[Block], blocks: Sequence[Block], repair: Repair) -> None:
     if not blocks:
         raise InvalidArgument("blocks: there is none")
+    kind = getattr(model.network.config, "_attn_implementation", None)
+    if repair.method != "none" and kind not in ATTENTIONS:
+        raise Unsupported(
+            f"{model.name}: its attention is {kind!r}: tokens can be run again with {', '.join(ATTENTIONS)}"
+        )
+    layers, heads, width = model.shape
     for block in (*prefix, *blocks):
         wanted = (2, layers, heads, len(block.ids), width)
         if tuple(block.tensor.shape) != wanted or not block.ids:

@@ -11,6 +11,7 @@
     ├── ModelError                       a language model on this machine
     │   ├── ModelUnavailable             it cannot be found or loaded
     │   ├── ModelMismatch                a cache or adapter was made for another model, tokenizer, template or dtype
+    │   ├── ModelTimeout (TimeoutError)  the answer was not there in the time that was given
     │   ├── ContextTooLong               prompt and answer do not fit the model's window
     │   ├── OutOfMemory                  the device has no room; nothing was changed
     │   ├── Ineffective                  what was made for it was measured and does not do what it is for; the message has the figures
@@ -71,6 +72,10 @@ class ModelUnavailable(ModelError):
 
 class ModelMismatch(ModelError):
     """A cache or an adapter was made for another model than this one."""
+
+
+class ModelTimeout(ModelError, TimeoutError):
+    """The answer was not there in the time that was given."""
 
 
 class ContextTooLong(ModelError):

@@ -266,6 +266,11 @@ class Forms:
         )
         return Reply(made.text, brief, made.finish, made.usage)
 
+    @property
+    def model(self) -> LocalModel | None:
+        """The model that was given for `generate` and for keeping keys and values."""
+        return self._model
+
     def _as_text(
         self, who: str, cube: MemCube, model: LocalModel | None, distillation: Distillation | None
     ) -> list[MemCube]:

@@ -85,7 +85,7 @@ class MemOS(Forms):
         count_tokens: tokens of a text, for `brief`; None estimates.
         clock: the time, in UTC.
 
-    Safe for many threads. Raises StoreError at opening: see `errors`.
+    Safe for many threads. `path` is where it lives, `closed` whether it was closed. Raises StoreError at opening: see `errors`.
 
     Example:
         >>> with MemOS("memories") as memory:                                            # doctest: +SKIP
@@ -134,7 +134,7 @@ class MemOS(Forms):
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
-        self._closed = False
+        self.path, self.closed = self._vault.path, False
 
     @property
     def items(self) -> Items:
@@ -387,12 +387,12 @@ class MemOS(Forms):
 
     def close(self) -> None:
         """Write down buffered usage and let go of the store. Twice is once."""
-        if self._closed:
+        if self.closed:
             return
         try:
             self._upkeep.close()
         finally:
-            self._closed = True
+            self.closed = True
             self._tiers.close()
             self._working_set.close()
             self._vault.close()
@@ -409,7 +409,7 @@ class MemOS(Forms):
         return self._actor if actor is None else checked_actor(actor)
 
     def _require_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise StoreClosed(f"{self._vault.path} was closed: open a new MemOS")
 
     def _change(

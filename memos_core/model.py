@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -20,13 +21,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from . import alteration, chain, prompt, rotation
+from . import alteration, attention, chain, constraint, prompt, rotation
+from .devices import device_of, dtype_of
 from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
-from .room import empty, over
+from .room import Memory, empty, over
 from .rotation import Rotation
-from .sampling import Sampler
+from .sampling import Sampler, ends
 from .shelf import Shelf
 from .snapshots import Snapshots
 from .types import Generation, TokenUsage
@@ -75,8 +77,8 @@ class LocalModel:
     ) -> None:
         if not isinstance(name_or_path, str | Path) or not str(name_or_path):
             raise InvalidArgument(f"name_or_path: a model's folder or name is needed, not {name_or_path!r}")
-        where = _device(device)
-        wanted = _dtype(dtype) or ("auto" if where.type != "cpu" else torch.float32)
+        where = device_of(device)
+        wanted = dtype_of(dtype) or ("auto" if where.type != "cpu" else torch.float32)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
             network = AutoModelForCausalLM.from_pretrained(name_or_path, dtype=wanted)
@@ -97,7 +99,7 @@ class LocalModel:
     ) -> LocalModel:
         """A model that is in memory already: a transformers causal language model and its tokenizer. `device` None: where it is."""
         model = cls.__new__(cls)
-        where = network.device if device is None else _device(device)
+        where = network.device if device is None else device_of(device)
         model._set_up(network, tokenizer, name, where, cache_bytes, host_cache_bytes)
         return model
 
@@ -111,12 +113,14 @@ class LocalModel:
                 raise InvalidArgument(f"{argument}: a number of bytes is needed, not {value!r}")
         self.name = name
         self.network = network.to(device).eval()
+        weakref.finalize(self, attention.borrow(self.network)).atexit = False
         self.tokenizer = tokenizer
         self.device = device
         self.dtype: torch.dtype = network.dtype
         self.shelf = Shelf(device, cache_bytes, host_cache_bytes)
         self.snapshots = Snapshots(cache_bytes)
         self._lock = threading.RLock()  # one forward pass at a time; never held while tokens are handed out
+        self._memory = Memory()
         self._tokenizing = threading.Lock()  # fast tokenizers refuse two threads at once
 
     # --- what it is ------------------------------------------------------------------------------------------------------
@@ -170,6 +174,18 @@ class LocalModel:
         """How its keys turn with their position, which is what moving them takes. Raises Unsupported, by name, where they cannot be."""
         return rotation.of(self)
 
+    @cached_property
+    def calls_tools(self) -> bool:
+        """Whether its chat template can show it tools."""
+        return "tools" in prompt.template(self.tokenizer, [{}])
+
+    @cached_property
+    def vocabulary(self) -> Any:
+        """Its tokens as grammars need them, see `constraint`."""
+        stops = sorted(ends(self.tokenizer, self.network.generation_config))
+        with self._tokenizing:
+            return constraint.vocabulary(self.tokenizer, self._text_config.vocab_size, stops)
+
     @property
     def _text_config(self) -> Any:
         return self.network.config.get_text_config()
@@ -212,7 +228,7 @@ class LocalModel:
         if not self.reuses_blocks:
             return DynamicCache(config=self.network.config)
         layers = self._text_config.num_hidden_layers
-        return over(blocks, layers, room, self.dtype, self.device) if blocks else empty(layers, room)
+        return over(blocks, layers, room, self.dtype, self.device, self._memory) if blocks else empty(layers, room)
 
     def forward(
         self, ids: Sequence[int] | torch.Tensor, cache: Cache, *, generating: bool = False, **inputs: Any
@@ -235,9 +251,9 @@ class LocalModel:
     def taken(self, cache: Cache, start: int, end: int) -> torch.Tensor:
         """A copy of tokens [start, end) of a cache's first row, of shape [2, layers, heads, tokens, dimension]."""
         with torch.inference_mode():
-            keys = torch.stack([layer.keys[0, :, start:end] for layer in cache.layers])
-            values = torch.stack([layer.values[0, :, start:end] for layer in cache.layers])
-            return torch.stack([keys, values])
+            kept = [layer.keys for layer in cache.layers] + [layer.values for layer in cache.layers]
+            whole = torch.stack([t[0, :, start:end] for t in kept])
+            return whole.view(2, len(cache.layers), *whole.shape[1:])
 
     def blocks(
         self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()
@@ -296,7 +312,7 @@ class LocalModel:
         """The answer in pieces of text, as they are drawn; the generator's value is the `Generation`.
 
         Args:
-            messages: see `prompt`; or a prompt made before.
+            messages, tools: see `prompt`; or a prompt made before, and the tools in it.
             tenant: whose prompt it is. What is kept of it answers nobody else's.
             keep: hold the prompt's and the answer's keys and values for a prompt that begins alike, within the budgets.
             sources: (index of the first token, memory id) of the memories in the prompt.
@@ -305,10 +321,12 @@ class LocalModel:
 
         Raises:
             ContextTooLong: prompt and max_tokens do not fit the window.
+            ModelTimeout: it took longer than was given; that is looked at between two tokens.
             OutOfMemory: the device has no room for the prompt, with nothing held beside it.
         """
-        asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
         wanted = checked_decoding(decoding)
+        held_to = constraint.of(self, tools, wanted)
+        asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
         self._require_room(len(asked.ids), wanted.max_tokens)
         began = time.perf_counter()
         changed = alteration.identity(self)
@@ -319,7 +337,7 @@ class LocalModel:
             wanted.max_tokens,
             None if changed else opened,  # what is held elsewhere is the plain network's
         )
-        sampler = Sampler(self.tokenizer, self.network.generation_config, wanted, asked.ids, self.device)
+        sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
         first: float | None = None
         try:
             while True:
@@ -355,7 +373,7 @@ class LocalModel:
         cache = self.cache(room=longest + wanted.max_tokens)
         logits = self._run(ids, cache, attention_mask=mask, position_ids=positions)
         first = time.perf_counter() - began
-        samplers = [Sampler(self.tokenizer, self.network.generation_config, wanted, p.ids, self.device, row=i)
+        samplers = [Sampler(self, wanted, p.ids, began, row=i, constraint=constraint.of(self, (), wanted))
                     for i, p in enumerate(asked)]  # fmt: skip
         while True:
             drawn = [s.draw(logits[i : i + 1]) if not s.finish else (pad, True) for i, s in enumerate(samplers)]
@@ -466,19 +484,3 @@ class LocalModel:
                 if key is None:
                     return
                 at, parent = end, key
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidArgument(f"device: {device!r} is none: {error}") from None
-
-
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype is not None and not (isinstance(found, torch.dtype) and found.is_floating_point):
-        raise InvalidArgument(f"dtype: {dtype!r} is no floating-point type of torch")
-    return found

@@ -44,6 +44,8 @@ def render(
         raise Unsupported(
             f"{name}: it has no chat template, so it cannot be given messages; give it a prompt made by `encode`"
         )
+    if tools and "tools" not in template(tokenizer, tools):
+        raise Unsupported(f"{name}: its chat template knows no tools, so the model would never see them")
     merged = one_system(messages)
     if not merged:
         raise InvalidArgument("messages: there is none")
@@ -62,10 +64,20 @@ def render(
     return replace(found, stable=next((b for b in found.boundaries if b > last), 0))
 
 
+def template(tokenizer: Any, tools: Sequence[Mapping[str, Any]] | None = None) -> str:
+    """The text of the chat template: of several, the one for tools or the other; "" without one."""
+    found = getattr(tokenizer, "chat_template", None)
+    if isinstance(found, Mapping):
+        found = found.get("tool_use" if tools and "tool_use" in found else "default")
+    return found or ""
+
+
 def encode(tokenizer: Any, text: str) -> Prompt:
     """A text as tokens; nothing is added to it, since a template writes its own first token."""
     if not isinstance(text, str):
         raise InvalidArgument(f"text: a string is needed, not {type(text).__name__}")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidArgument("text: there is half a surrogate pair in it, which is no character")
     if tokenizer.is_fast:
         found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, spans = found["input_ids"], found["offset_mapping"]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections import deque
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -60,13 +64,48 @@ def empty(layers: int, room: int) -> Cache:
     return Cache(layers=[Room(room) for _ in range(layers)])
 
 
+class Memory:
+    """The host's memory of a cache that nobody uses any more, for the next one. Safe for many threads.
+
+    The first touch of new memory costs a page fault for each 4 KiB, several times what copying a block there does. At most `most`
+    bytes are kept; a GPU's memory is kept by torch itself.
+    """
+
+    def __init__(self, most: int = 256 << 20) -> None:
+        self._most = most
+        self._free: deque[np.ndarray[Any, Any]] = deque(maxlen=1)
+
+    def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of whatever was there before."""
+        size = prod(shape) * dtype.itemsize
+        try:
+            whole = self._free.pop()
+        except IndexError:
+            whole = np.empty(0, np.uint8)
+        if whole.nbytes < size:  # what is not touched costs nothing, and the next prompt is often a little longer
+            whole = torch.empty(1 << max(20, (size - 1).bit_length()), dtype=torch.uint8).numpy()
+        lent = whole[:size]  # lives as long as any tensor over it
+        weakref.finalize(lent, self._give_back, whole).atexit = False
+        return torch.from_numpy(lent).view(dtype).view(shape)
+
+    def _give_back(self, whole: np.ndarray[Any, Any]) -> None:
+        if whole.nbytes <= self._most:
+            self._free.append(whole)
+
+
 def over(
-    blocks: Sequence[tuple[torch.Tensor, int]], layers: int, room: int, dtype: torch.dtype, device: torch.device
+    blocks: Sequence[tuple[torch.Tensor, int]],
+    layers: int,
+    room: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory: Memory,
 ) -> Cache:
     """The same, filled with copies of blocks: tensors of [2, layers, heads, tokens, dimension], and how many tokens of each."""
     held = sum(tokens for _, tokens in blocks)
     _, _, heads, _, width = blocks[0][0].shape
-    whole = torch.empty((2, layers, 1, heads, held + room + GROW, width), dtype=dtype, device=device)
+    shape = (2, layers, 1, heads, held + room + GROW, width)
+    whole = memory.take(shape, dtype) if device.type == "cpu" else torch.empty(shape, dtype=dtype, device=device)
     at = 0
     for tensor, tokens in blocks:
         whole[:, :, 0, :, at : at + tokens].copy_(tensor[..., :tokens, :], non_blocking=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from .constraint import Constraint
+from .errors import ModelTimeout
 from .types import Decoding
 
 
@@ -22,33 +25,48 @@ class Sampler:
 
     `ids` holds those drawn (a token that ends the answer among them), `text` what they say (without it, and without a stop string),
     `finish` why it ended: "stop", "length", or "" as long as it did not.
+
+    Args:
+        model: a `LocalModel`.
+        prompt: tokens before the answer.
+        began: when it was asked, by `time.perf_counter`.
+        row: of a batch; each draws by chances of its own.
+        constraint: what the answer is held to.
     """
 
     def __init__(
         self,
-        tokenizer: Any,
-        settings: Any,
+        model: Any,
         decoding: Decoding,
         prompt: Sequence[int],
-        device: torch.device,
+        began: float,
         *,
         row: int = 0,
+        constraint: Constraint | None = None,
     ) -> None:
         self.ids: list[int] = []
         self.text = ""
         self.finish = ""
-        self._tokenizer = tokenizer
+        self._tokenizer = model.tokenizer
         self._decoding = decoding
+        self._began = began
         self._prompt = list(prompt)
-        self._ends = ends(tokenizer, settings)
-        self._processors = _processors(decoding, device)
+        self._ends = ends(model.tokenizer, model.network.generation_config)
+        self._constraint = constraint
+        self._processors = _processors(decoding, model.device)
         self._chance = torch.Generator(device="cpu")
         self._chance.manual_seed(decoding.seed + row if decoding.seed is not None else self._chance.seed())
         self._shown = 0  # characters handed out
         self._hold = max((len(s) for s in decoding.stop), default=1) - 1
 
     def draw(self, logits: torch.Tensor) -> tuple[int, bool]:
-        """The next token from logits of shape [1, vocabulary], and whether the answer ends with it."""
+        """The next token from logits of shape [1, vocabulary], and whether the answer ends with it. Raises ModelTimeout if it was
+        to be there by now."""
+        taken = time.perf_counter() - self._began
+        if self._decoding.timeout is not None and taken > self._decoding.timeout:
+            raise ModelTimeout(f"after {taken:.1f} s there were {len(self.ids)} tokens and no end")
+        if self._constraint is not None:  # first: else the likeliest may all be forbidden
+            logits = self._constraint.masked(logits)
         if self._processors:
             so_far = torch.tensor([[*self._prompt, *self.ids]], device=logits.device)
             logits = self._processors(so_far, logits)
@@ -61,6 +79,9 @@ class Sampler:
             self.finish = "stop"
         else:
             self._decode()
+            if self._constraint is not None:
+                self._constraint.take(id)
+                self.finish = self.finish or ("stop" if self._constraint.done else "")
         if not self.finish and len(self.ids) >= self._decoding.max_tokens:
             self.finish = "length"
         return id, bool(self.finish)

@@ -139,15 +139,15 @@ class Access:
 class Lifespan:
     """How long a memory counts.
 
-    It is not returned after `expires_at`; `ttl` is for how long it was given, where reading may renew it. What it says held until `valid_until` (a superseded fact). `half_life`
+    It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
     is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
     """
 
     expires_at: datetime | None = None
-    ttl: timedelta | None = None
     valid_until: datetime | None = None
     half_life: timedelta | None = None
     frozen_from: State | None = None
+    ttl: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +353,13 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How an answer is drawn. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are not part of it.
-    The same `seed` draws the same answer."""
+    """How an answer is drawn, and what it may be. temperature 0 takes the likeliest token; top_k 0 is all. `stop` strings end it and are
+    not part of it. The same `seed` draws the same answer.
+
+    schema: makes it JSON that fits this JSON schema; with tools, that or a call of one of them.
+    tool_choice: "any" makes it one call of one of the tools, a tool's name one call of that; None leaves it to the model.
+    timeout: seconds that it may take.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -363,6 +368,9 @@ class Decoding:
     stop: tuple[str, ...] = ()
     seed: int | None = None
     repetition_penalty: float = 1.0
+    schema: Mapping[str, Any] | None = None
+    tool_choice: str | None = None
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,6 +399,33 @@ class Generation:
     finish: str
     usage: TokenUsage
     trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that a model asks to be called, and with what."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenCall:
+    """What looked like a call and could not be read as one: its name if that much was clear, the model's words, and what is wrong."""
+
+    name: str | None
+    text: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model's words are made of: the text for people, what it said to itself before, and the calls that it asks for."""
+
+    text: str
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    broken: tuple[BrokenCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

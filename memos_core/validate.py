@@ -114,7 +114,21 @@ def checked_decoding(settings: Mapping[str, Any]) -> Decoding:
         raise InvalidArgument(f"top_k: a whole number from 0 is needed, not {found.top_k!r}")
     if found.seed is not None and (isinstance(found.seed, bool) or not isinstance(found.seed, int)):
         raise InvalidArgument(f"seed: a whole number is needed, not {found.seed!r}")
+    if not isinstance(found.schema, Mapping | None):
+        raise InvalidArgument(f"schema: a JSON schema is needed, not {found.schema!r:.100}")
+    if checked_word(found.tool_choice, "tool_choice") and found.schema is not None:
+        raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
+    checked_seconds(found.timeout, "timeout")
     return found
+
+
+def checked_seconds(seconds: Any, argument: str) -> float | None:
+    """A positive number of seconds, or None."""
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InvalidArgument(f"{argument}: a positive number of seconds is needed, not {seconds!r}")
+    return seconds
 
 
 def checked_tags(tags: Any) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ What they say is noise, the same for the same seed. Any text can be tokenised, a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -19,8 +20,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from memos_core import LocalModel
+
+torch.set_num_threads(1)  # so small, a network is no faster on more, and far slower where others compute too
 
 END, START, PAD = "<|im_end|>", "<|im_start|>", "<|pad|>"
 
@@ -42,8 +46,8 @@ CHATML = """\
 """ChatML as Qwen and Hermes write it: tools in the system message, calls as JSON between tags."""
 
 
-def byte_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
-    """One token for each byte, and three special ones: 259 in all."""
+def byte_tokenizer(*, template: str | None = CHATML, words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token for each byte, three special ones, and one for each word: 259 without words."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -52,6 +56,7 @@ def byte_tokenizer(*, template: str | None = CHATML) -> PreTrainedTokenizerFast:
         tokenizer_object=backend, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
+    found.add_tokens([AddedToken(word, special=False, normalized=False) for word in words])
     found.chat_template = template
     return found
 
@@ -66,14 +71,14 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 @lru_cache(maxsize=8)
-def random_network(kind: str = "qwen3", *, seed: int = 0, window: int = 4096) -> Any:
+def random_network(kind: str = "qwen3", *, seed: int = 0, window: int = 4096, words: int = 0) -> Any:
     """A network of 2 layers, 4 heads and 2 KV heads of dimension 16. Shared by all who ask alike: leave it as it is."""
     config, network, more = KINDS[kind]
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
     return network(
         config(
-            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+            vocab_size=len(tokenizer) + words, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=window, initializer_range=0.2,
             bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **more,
         )
@@ -81,8 +86,62 @@ def random_network(kind: str = "qwen3", *, seed: int = 0, window: int = 4096) ->
 
 
 def random_model(
-    kind: str = "qwen3", *, seed: int = 0, window: int = 4096, template: str | None = CHATML, **options: Any
+    kind: str = "qwen3",
+    *,
+    seed: int = 0,
+    window: int = 4096,
+    template: str | None = CHATML,
+    words: Sequence[str] = (),
+    **options: Any,
 ) -> LocalModel:
     """A `LocalModel` over a random network, with a shelf of its own. options: of `LocalModel.of`."""
-    network = random_network(kind, seed=seed, window=window)
-    return LocalModel.of(network, byte_tokenizer(template=template), **{"name": f"random-{kind}", **options})
+    network = random_network(kind, seed=seed, window=window, words=len(words))
+    return LocalModel.of(
+        network, byte_tokenizer(template=template, words=words), **{"name": f"random-{kind}", **options}
+    )
+
+
+class RecitingNetwork(Qwen3ForCausalLM):
+    """A network that says what it was told to, and knows the prompt from keys and values alone: a token's keys hold its id.
+
+    Nothing else carries anything from one pass to the next, so that a wrong cache gives a wrong answer.
+    """
+
+    tokenizer: Any
+    say: Callable[[str], str]
+
+    def forward(self, input_ids: torch.Tensor, past_key_values: Any, **_: Any) -> CausalLMOutputWithPast:
+        states = input_ids[:, None, :, None].to(torch.float32).expand(-1, 1, -1, 2)
+        keys, _ = past_key_values.update(states, states, 0)
+        rows = [self._next(row.tolist()) for row in keys[:, 0, :, 0].long()]
+        logits = torch.zeros(len(rows), 1, self.config.vocab_size)
+        for row, wanted in enumerate(rows):
+            logits[row, 0, wanted] = 100.0
+        return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
+
+    def _next(self, ids: list[int]) -> int:
+        begins = self._ids(f"{START}assistant\n")
+        ends = [i + len(begins) for i in range(len(ids)) if ids[i : i + len(begins)] == begins]
+        if not ends:
+            return int(self.tokenizer.eos_token_id)
+        said = ids[ends[-1] :]
+        wanted = [*self._ids(self.say(self.tokenizer.decode(ids[: ends[-1]]))), self.tokenizer.eos_token_id]
+        return wanted[len(said)] if said == wanted[: len(said)] and len(said) < len(wanted) else wanted[-1]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def reciting_model(say: Callable[[str], str] | str, *, window: int = 8192, **options: Any) -> LocalModel:
+    """A `LocalModel` that answers a prompt (all of it, as its template wrote it) with what `say` makes of it, or with one text."""
+    tokenizer = byte_tokenizer()
+    network = RecitingNetwork(
+        Qwen3Config(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+            num_key_value_heads=1, head_dim=2, max_position_embeddings=window, bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        )
+    )  # fmt: skip
+    network.tokenizer = tokenizer
+    network.say = (lambda _: say) if isinstance(say, str) else say
+    return LocalModel.of(network, tokenizer, **{"name": "reciting", **options})

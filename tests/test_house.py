@@ -21,14 +21,14 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 RECORDS = {"types", "errors"}
 PURE = {
     "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
-    "chain",
+    "chain", "toolcalls",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard"}, "sentence_transformers": {"embed"},
-    "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader"}, "ray": {"workers"},
-    "transformers": {"model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
+    "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
+    "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
 IMPURE = {"os", "io", "pathlib", "time", "random", "socket", "subprocess", "threading", "shutil", "tempfile", "logging"}
@@ -160,7 +160,11 @@ def test_exports_are_these() -> None:
             "AccessDenied",
             "Adapter",
             "Ancestry",
+            "Answer",
+            "AnswerReader",
+            "AnswerStream",
             "Brief",
+            "BrokenCall",
             "Conflict",
             "ContextTooLong",
             "Damaged",
@@ -189,6 +193,7 @@ def test_exports_are_these() -> None:
             "MissingPackage",
             "ModelError",
             "ModelMismatch",
+            "ModelTimeout",
             "ModelUnavailable",
             "Namespace",
             "NotAStore",
@@ -211,8 +216,11 @@ def test_exports_are_these() -> None:
             "Text",
             "TickReport",
             "TokenUsage",
+            "ToolCall",
             "Unsupported",
             "Usage",
+            "checked_decoding",
+            "read_answer",
         ]
     )
     for name in memos_core.__all__:

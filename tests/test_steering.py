@@ -17,7 +17,9 @@ from memos_core import Damaged, Generation, Ineffective, InvalidArgument, LocalM
 from memos_core.guard import divergence
 from memos_core.steering import SteeringVector, extract, pack, steered, unpack
 from tests.networks import random_model
+from tests.tiny_lm import language
 
+TINY = Path(__file__).parent / "tiny_lm"
 HELLO = [{"role": "system", "content": "You are kind. " * 12}, {"role": "user", "content": "Hello there."}]
 NOUNS = ["cat", "dog", "cow", "hen", "fox", "owl", "pig", "elk", "ant", "bee"]
 PAIRS = [(f"The {noun} was there: yes", f"The {noun} was there: no") for noun in NOUNS]
@@ -212,6 +214,34 @@ def test_what_is_no_strength_or_place_is_refused(
 ) -> None:
     with pytest.raises(InvalidArgument, match=r"alpha|positions"), steered(model, vector, alpha, positions=positions):
         pass
+
+
+def facts_and_question(chance: random.Random, *, stated: bool) -> list[dict[str, str]]:
+    facts = language.draw_facts(chance, 4)
+    wanted = chance.choice(facts) if stated else language.draw_absent(chance, facts, chance.choice(language.ABSENCES))
+    told = " ".join(language.state(fact, chance.choice(language.STATEMENTS)) for fact in facts)
+    asked = language.ask(wanted, chance.choice(language.QUESTIONS))
+    return [{"role": "system", "content": told}, {"role": "user", "content": asked}]
+
+
+def test_a_model_is_made_to_say_that_it_does_not_know_and_not_to_say_it() -> None:
+    tiny, chance = LocalModel(TINY, device="cpu"), random.Random(0)
+    pairs = [(facts_and_question(chance, stated=False), facts_and_question(chance, stated=True)) for _ in range(40)]
+    made = extract(tiny, pairs)
+    known, absent = ([facts_and_question(chance, stated=stated) for _ in range(10)] for stated in (True, False))
+
+    def unknown(asked: Any, alpha: float) -> int:
+        with steered(tiny, made, alpha):
+            return sum(said(tiny, messages, max_tokens=4).text == language.UNKNOWN for messages in asked)
+
+    twice = 2 * made.statistics.strength
+    assert unknown(known, 0) <= 2 < 7 <= unknown(known, twice)
+    assert unknown(absent, -twice) <= 3 < 8 <= unknown(absent, 0)
+    with pytest.raises(Ineffective):  # there is no such contrast
+        extract(
+            tiny,
+            [(facts_and_question(chance, stated=True), facts_and_question(chance, stated=True)) for _ in range(40)],
+        )
 
 
 # --- what it does to keys and values that are kept ------------------------------------------------------------------------

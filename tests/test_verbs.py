@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -310,10 +311,16 @@ def test_reading_is_counted_when_the_store_ticks(memory: MemOS) -> None:
 def test_a_closed_store_says_so(memory: MemOS, use: Callable[[MemOS], object]) -> None:
     memory.add("tea")
     memory.search("tea")
+    assert not memory.closed
     memory.close()
     memory.close()
+    assert memory.closed
     with pytest.raises(StoreClosed, match="closed"):
         use(memory)
+
+
+def test_a_store_says_where_it_is(open_store: Callable[..., MemOS], tmp_path: Path) -> None:
+    assert open_store(path=tmp_path / "here").path == str(tmp_path / "here")
 
 
 def test_closing_leaves_no_thread_behind(open_store: Callable[..., MemOS]) -> None:
