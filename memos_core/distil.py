@@ -146,6 +146,8 @@ def distil(
                     raise Ineffective(
                         f"{model.name}: the loss was {loss} at step {student.step + 1}, before anything was learned"
                     )
+                if checkpoint is not None:
+                    checkpoint.unlink(missing_ok=True)
                 return _done(
                     model,
                     good,
