@@ -108,7 +108,7 @@ class AdapterTier:
         checkpoint = self._under_way.begin(draft.id, [c.id for c in sources])
         try:
             lora, why, scores, questions = how.run(model, sources, checkpoint, held)
-            made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions))
+            made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions, _words(sources)))
         except (Ineffective, InvalidArgument, Conflict, NotFound):
             self._under_way.end(draft.id)
             raise
@@ -150,7 +150,9 @@ class AdapterTier:
             return known
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
-        found = Learned(lora, method, f"of {len(cubes)} adapters", scores, how.questions(lesson))
+        found = Learned(
+            lora, method, f"of {len(cubes)} adapters", scores, how.questions(lesson), _words([*sources, *unsourced])
+        )
         return self._keep(who, draft, [*sources, *unsourced], found)
 
     def adopted(
@@ -229,7 +231,7 @@ class AdapterTier:
                 continue
             try:
                 learned = self.learned(cube)
-                if not learned.passed:
+                if not learned.passed or learned.words != _words(sources):
                     continue
                 return Known(cube, tuple(sources), self.adapters(model).change(learned.lora))
             except MemOSError as error:
@@ -373,11 +375,24 @@ class AdapterTier:
         return None
 
 
+def _words(sources: Sequence[MemCube]) -> str:
+    """A hash of what memories say: a frozen adapter is not outdated by a change of them, and is not used after it either."""
+    return _digest(*sorted((c.id, c.text) for c in sources)) if sources else ""
+
+
 def _told(learned: Learned) -> dict[str, Any]:
     """What its owner sees of an adapter: how it was made, and what the gate says."""
     found: dict[str, Any] = {"made": learned.made, "why": learned.why, "passed": learned.passed}
-    if learned.scores is not None:
-        found |= {"recall": round(learned.scores.recall, 4), "failures": list(learned.scores.failures)}
+    if (scores := learned.scores) is not None:
+        figures = {
+            "recall": scores.recall, "recall_in_context": scores.recall_in_context, "unknown_in_context": scores.unknown_in_context,
+            "in_context": scores.in_context, "conflict": scores.conflict, "drift": scores.drift,
+        }  # fmt: skip
+        found |= {name: round(figure, 4) for name, figure in figures.items()}
+        found |= {
+            "unknown": {kind: round(share, 4) for kind, share in scores.unknown.items()},
+            "failures": list(scores.failures),
+        }
     return found
 
 

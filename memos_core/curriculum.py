@@ -125,12 +125,14 @@ def _taught(
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
     finished = said(model, [begun(model, s, around) for s in stems]) if stems else []
     found, missed = [], 0
-    for question, answer in zip(forms, answers, strict=False):
+    for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
         if point.answer.casefold() not in answer.text.casefold():
             missed += 1
             continue
         found.append(exercise(asked(model, question).ids, answer))
-        if plan.contexts:  # also where something else is before it
+        if (
+            plan.contexts and i % 3 == 0
+        ):  # also where something else is before it: such an exercise is many times as long
             texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
             found.append(exercise(asked(model, question, quote(texts)).ids, answer))
     for stem, answer in zip(stems, finished, strict=True):

@@ -22,13 +22,15 @@ _MOST = 64 << 20  # bytes of a manifest: more is a lie
 @dataclass(frozen=True, slots=True, eq=False)
 class Learned:
     """An adapter; how it was made ("distilled", "cat", "adopted", ...) and in words how that ended; what the gate measured, None where
-    nothing could be; and the questions by which what it knows was tested, the phrasings of each point together."""
+    nothing could be; the questions by which what it knows was tested, the phrasings of each point together; and a hash of the words that
+    it was made from, "" where those are not known."""
 
     lora: LoRA
     made: str
     why: str = ""
     scores: Scores | None = None
     questions: tuple[tuple[str, ...], ...] = ()
+    words: str = ""
 
     @property
     def passed(self) -> bool:
@@ -41,7 +43,7 @@ def pack(learned: Learned) -> tuple[str, list[bytes]]:
     body = packed(learned.lora)
     head = json.dumps({
         "format": _FORMAT, "model": learned.lora.model, "made": learned.made, "why": learned.why, "bytes": len(body),
-        "digest": digest(body), "scores": None if learned.scores is None else asdict(learned.scores), "questions": learned.questions,
+        "digest": digest(body), "scores": None if learned.scores is None else asdict(learned.scores), "questions": learned.questions, "words": learned.words,
     }).encode()  # fmt: skip
     return digest(head), [len(head).to_bytes(8, "little"), head, body]
 
@@ -61,13 +63,15 @@ def unpack(blobs: Blobs, name: str) -> Learned:
             raise ValueError(f"format {said['format']!r}")
         scores = None if said["scores"] is None else _scores(said["scores"])
         questions = tuple(tuple(forms) for forms in said["questions"])
-        model, made, why, length, name_of_body = (said[k] for k in ("model", "made", "why", "bytes", "digest"))
+        model, made, why, words, length, body_name = (
+            said[k] for k in ("model", "made", "why", "words", "bytes", "digest")
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{where}: its manifest is none that this version reads: {error}") from error
     body = blobs.read(name, 8 + size, length)
-    if digest(body) != name_of_body:
+    if digest(body) != body_name:
         raise Damaged(f"{where}: its weights are not what was written")
-    return Learned(unpacked(model, bytes(body), where), made, why, scores, questions)
+    return Learned(unpacked(model, bytes(body), where), made, why, scores, questions, words)
 
 
 def _scores(said: dict[str, Any]) -> Scores:

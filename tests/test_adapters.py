@@ -156,6 +156,17 @@ def test_a_changed_source_outdates_it_and_its_context_is_recalled_again(memory: 
     assert known(memory) == {c.id for c in cubes}
 
 
+def test_a_frozen_one_is_not_used_after_a_source_changed(memory: MemOS) -> None:
+    cubes = told(memory)
+    cube = learned(memory, cubes)
+    memory.freeze(cube.id)
+    assert known(memory) == {c.id for c in cubes}
+    memory.update(cubes[1].id, "House 1 was painted red.")
+    assert known(memory) == set()
+    memory.update(cubes[1].id, cubes[1].text)  # as it was learned
+    assert known(memory) == {c.id for c in cubes}
+
+
 def test_a_deleted_source_takes_it_away_before_delete_returns_and_a_tick_makes_it_again_without(
     memory: MemOS, model: LocalModel, tmp_path: Path
 ) -> None:
