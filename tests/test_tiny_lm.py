@@ -71,7 +71,7 @@ def test_the_weights_are_small_and_queries_are_grouped(model: Any) -> None:
     assert model.config.max_position_embeddings >= 4096
 
 
-@pytest.mark.parametrize(("count", "asked", "at_least"), [(8, 40, 0.95), (20, 30, 0.8)])
+@pytest.mark.parametrize(("count", "asked", "at_least"), [(8, 40, 0.97), (20, 30, 0.93)])
 def test_it_finds_names_and_values_that_it_never_saw(
     model: Any, tokenizer: Any, count: int, asked: int, at_least: float
 ) -> None:
@@ -91,7 +91,7 @@ def test_it_says_unknown_where_the_fact_is_absent(model: Any, tokenizer: Any, ab
         fact = language.draw_absent(rng, facts, absence)
         question = language.ask(fact, language.QUESTIONS[turn % len(language.QUESTIONS)])
         said.append(say(model, tokenizer, chat(stated(rng, facts), question)))
-    assert said.count(language.UNKNOWN) >= 15
+    assert said.count(language.UNKNOWN) >= 19
 
 
 @pytest.mark.parametrize("system", [None, "", "You are a helpful assistant."])
