@@ -360,7 +360,7 @@ class LocalModel:
                 running = False
         finally:
             if keep and not running:  # a cache in which a token failed is in no state to go on from
-                with suppress(OutOfMemory), self._memory_errors():  # the answer is there all the same
+                with suppress(OutOfMemory), self.memory_errors():  # the answer is there all the same
                     self._keep(start, asked, sampler.ids, cache, sources)
         spent = TokenUsage(len(asked.ids), cached, len(sampler.ids), first or 0.0)
         return Generation(opening + sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
