@@ -38,13 +38,18 @@ class Engine:
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
         if isinstance(memory, MemOS) and embed is not None:
             raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
+        # LangChain's Embeddings are objects with a method, the engine's are callables
+        by_texts = getattr(embed, "embed_documents", embed)
+        if not (by_texts is None or callable(by_texts) or isinstance(by_texts, str | os.PathLike)):
+            raise InvalidArgument(
+                f"embed: Embeddings, a callable or a model's name is needed, not {type(embed).__name__}"
+            )
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
         self._path = None if isinstance(memory, MemOS) else memory
         self._opened = memory if isinstance(memory, MemOS) else None
         self._opening = threading.Lock()
-        # LangChain's Embeddings are objects with a method, the engine's are callables
-        self._embed = getattr(embed, "embed_documents", embed)
+        self._embed = by_texts
         self._on_error = on_error
 
     @property

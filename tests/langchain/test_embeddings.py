@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,14 +41,11 @@ def test_it_serves_langchains_stores_and_comes_back_into_the_engine(embed: Words
     retriever.close()
 
 
-def test_by_default_the_model_on_this_machine_is_loaded_with_the_first_text_and_not_before() -> None:
-    pytest.importorskip("sentence_transformers", reason="needs the default embedder")
+def test_making_one_loads_no_model() -> None:
     code = (
-        "import sys; from langchain_memos import MemOSEmbeddings; made = MemOSEmbeddings()\n"
-        "assert 'torch' not in sys.modules; assert len(made.embed_query('tea')) == 384; assert 'torch' in sys.modules"
+        "import sys; from langchain_memos import MemOSEmbeddings; MemOSEmbeddings(); assert 'torch' not in sys.modules"
     )
-    offline = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=120, env=offline)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("wrong", [5, object(), ["model"]])
