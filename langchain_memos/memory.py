@@ -226,7 +226,7 @@ def _is_kept(runtime: Runtime[Any]) -> bool:
     checkpointer too. Where the key that tells is gone, a thread is taken for one that is not kept, and loses nothing but what was
     said before its memory was switched on. An agent within another graph is handed the messages by that one, as by a caller.
     """
-    place = getattr(runtime.execution_info, "checkpoint_ns", "")
+    place = getattr(getattr(runtime, "execution_info", None), "checkpoint_ns", "")  # none if a hook is called by hand
     return "|" not in place and configured("__pregel_checkpointer") is not None
 
 
