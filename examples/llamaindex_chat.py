@@ -25,26 +25,26 @@ class Parrot(CustomLLM):
         yield self.complete(prompt)
 
 
-def chat(folder: str, user: str, session: str, text: str) -> None:
-    memory = MemOSMemory(folder, user_id=user, session_id=session)
-    engine = SimpleChatEngine.from_defaults(llm=Parrot(), memory=memory)
-    print(f"{user}, {session}: {text}\n    engine: {engine.chat(text)}")
-    memory.close()
+def say(folder: str, user: str, text: str) -> None:
+    memory = MemOSMemory(folder, user_id=user)  # a conversation of its own; name a session_id to go on with one
+    chat = SimpleChatEngine.from_defaults(llm=Parrot(), memory=memory)
+    print(f"{user}: {text}\n    engine: {chat.chat(text)}")
+
+
+def first(folder: str) -> None:
+    say(folder, "ann", "My train to Lyon leaves at 7:40 on Friday.")
+
+
+def second(folder: str) -> None:  # all that it has of the first process is the folder
+    say(folder, "ann", "When does my train leave?")
+    say(folder, "bob", "When does my train leave?")  # another user: Ann's memories are not his
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        for user, session, text in (
-            ("ann", "monday", "My train to Lyon leaves at 7:40 on Friday."),
-            (
-                "ann",
-                "tuesday",
-                "When does my train leave?",
-            ),  # another process and conversation: all that it has is the folder
-            ("bob", "tuesday", "When does my train leave?"),  # another user: Ann's memories are not his
-        ):
-            subprocess.run([sys.executable, __file__, folder, user, session, text], check=True)
+        for process in ("first", "second"):
+            subprocess.run([sys.executable, __file__, process, folder], check=True)
 
 
 if __name__ == "__main__":
-    chat(*sys.argv[1:]) if sys.argv[1:] else main()
+    {"first": first, "second": second}[sys.argv[1]](sys.argv[2]) if sys.argv[1:] else main()

@@ -14,8 +14,8 @@ SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
     "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
     "llamaindex_chat.py": [
-        "ann, monday: My train to Lyon leaves at 7:40 on Friday.\n    engine: That is new to me.",
-        "user: My train to Lyon leaves at 7:40 on Friday.\nbob, tuesday: When does my train leave?\n    engine: That is new to me.",
+        "ann: My train to Lyon leaves at 7:40 on Friday.\n    engine: That is new to me.",
+        "user: My train to Lyon leaves at 7:40 on Friday.\nbob: When does my train leave?\n    engine: That is new to me.",
     ],
     "two_frameworks_one_memory.py": [
         "LlamaIndex: I was told: - [",
