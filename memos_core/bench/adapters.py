@@ -214,8 +214,52 @@ def _langchain_agent(setting: Setting) -> Iterator[Call]:
     )
 
 
+# --- LlamaIndex ----------------------------------------------------------------------------------------------------------
+
+
+def _llamaindex(setting: Setting) -> Iterator[Call]:
+    """The parts of llamaindex_memos: a memory's calls one by one, and a turn of a chat engine with it and with core's buffer."""
+    from llama_index.core.base.llms.types import ChatMessage
+    from llama_index.core.chat_engine import SimpleChatEngine
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.memory import ChatMemoryBuffer
+
+    from llamaindex_memos import MemOSMemory, MemOSRetriever, MemOSToolSpec
+
+    memory, run, ask = setting.memory, setting.loop.run, setting.question
+
+    def said() -> ChatMessage:
+        return ChatMessage(role="user", content=next(setting.fresh))
+
+    def remembering() -> MemOSMemory:
+        return MemOSMemory(memory, user_id=USER, on_error="raise")
+
+    put, get = remembering(), remembering()
+    get.put_messages([said() for _ in range(20)])
+    yield Call("MemOSMemory.put", lambda i: put.put(said()))
+    yield Call("MemOSMemory.aput", lambda i: run(put.aput(said())))
+    yield Call("MemOSMemory.get, of 20 messages", lambda i: get.get(input=ask(i)))
+    yield Call("MemOSMemory.aget, of 20 messages", lambda i: run(get.aget(input=ask(i))))
+
+    def chat(memory: object) -> SimpleChatEngine:
+        return SimpleChatEngine.from_defaults(llm=MockLLM(max_tokens=5), memory=memory)
+
+    reminded, bare = chat(remembering()), chat(ChatMemoryBuffer.from_defaults())
+    yield Call(
+        "MemOSMemory, chat_engine.chat",
+        lambda i: reminded.chat(next(setting.fresh)),
+        lambda i: bare.chat(next(setting.fresh)),
+    )
+
+    retriever, tools = MemOSRetriever(memory, actor=USER), MemOSToolSpec(memory, user_id=USER)
+    yield Call("MemOSRetriever.retrieve", lambda i: retriever.retrieve(ask(i)))
+    yield Call("search_memory", lambda i: tools.search_memory(ask(i)))
+    yield Call("remember", lambda i: tools.remember(next(setting.fresh)))
+
+
 FRAMEWORKS: dict[str, tuple[tuple[str, ...], Callable[[Setting], Iterator[Call]]]] = {
     "langchain_memos": (("langchain", "langgraph"), _langchain),
+    "llamaindex_memos": (("llama_index.core",), _llamaindex),
 }
 """For each adapter package: what it needs installed, and what is called."""
 

@@ -438,8 +438,8 @@ def test_a_memory_of_nobody_is_refused(engine: MemOS, on_error: Any) -> None:
     ("arguments", "named"),
     [
         ({"memory": None}, "memory"), ({"memory": ""}, "memory"), ({"memory": 5}, "memory"), ({"embed": len}, "embed"), ({"path": "x"}, "memory, path"),
-        ({"user_id": ""}, "user_id"), ({"user_id": " "}, "user_id"), ({"user_id": "*"}, "user_id"), ({"user_id": 7}, "user_id"),
-        ({"session_id": 7}, "session_id"), ({"namespace": "app"}, "namespace"), ({"namespace": ()}, "namespace"), ({"namespace": ("",)}, "namespace"),
+        ({"user_id": ""}, "user_id"), ({"user_id": " "}, "user_id"), ({"user_id": "*"}, "user_id"), ({"user_id": 7}, "user_id"), ({"user_id": "\ud800"}, "user_id"),
+        ({"session_id": 7}, "session_id"), ({"session_id": "\ud800"}, "session_id"), ({"namespace": "app"}, "namespace"), ({"namespace": ()}, "namespace"), ({"namespace": ("",)}, "namespace"),
         ({"max_tokens": 0}, "max_tokens"), ({"token_limit": "9"}, "token_limit"), ({"token_limit": 0}, "token_limit"),
         ({"on_error": "ignore"}, "on_error"), ({"insert": "assistant"}, "insert"), ({"sesion_id": "s"}, "sesion_id"),
     ],
@@ -574,16 +574,14 @@ def test_close_leaves_an_engine_open_that_was_opened_elsewhere(engine: MemOS, re
     engine.add("still open")
 
 
-def test_a_closed_engine_says_so(open_store: Callable[..., MemOS], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_closed_engine_says_so(open_store: Callable[..., MemOS], on_error: Any) -> None:
     engine = open_store()
-    memory = MemOSMemory(engine, user_id="ann", on_error="raise")
+    memory = MemOSMemory(engine, user_id="ann", on_error=on_error)
     engine.close()
-    with pytest.raises(StoreClosed, match="closed"):
-        memory.put(user("Hello."))
-    warned = MemOSMemory(engine, user_id="ann")
-    warned.put(user("Hello."))
-    assert contents(warned.get()) == [("user", "Hello.")]
-    assert "was closed" in caplog.text
+    for use in (lambda: memory.put(user("Hello.")), memory.get_all, lambda: memory.get(input="tea?"), memory.reset):
+        with pytest.raises(StoreClosed, match="closed"):
+            use()
 
 
 # --- when the engine fails ---------------------------------------------------------------------------------------------------------
