@@ -89,8 +89,8 @@ class Composed:
 
 
 def independent(model: LocalModel, ids: Sequence[int], behind: Block | None = None) -> Block:
-    """A block computed behind another and what that one was computed behind (a beginning of the prompt that blocks will have in
-    common, or at least the token that begins a text: a block without it is looked at as the beginning).
+    """A block computed behind a beginning: best that of the prompts in which it will stand, at least the token that begins a text.
+    Without one its first tokens are looked at as the beginning.
 
     Raises InvalidArgument for no tokens, Unsupported for a model whose caches cannot be cut.
     """
@@ -98,6 +98,7 @@ def independent(model: LocalModel, ids: Sequence[int], behind: Block | None = No
         raise InvalidArgument("ids: a block has at least one token")
     if behind is not None and behind.behind:
         raise InvalidArgument("behind: it must begin at position 0")
+    _ = model.shape  # refuses those whose caches cannot be cut
     held = [] if behind is None else [(behind.tensor, len(behind.ids))]
     cache = model.cache(held, len(ids))
     at = 0 if behind is None else len(behind.ids)

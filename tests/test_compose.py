@@ -323,6 +323,8 @@ def test_what_cannot_be_joined_is_refused() -> None:
         independent(model, [1], blocks[0])
     with pytest.raises(InvalidArgument, match="at least one"):
         independent(model, [])
+    with pytest.raises(Unsupported, match="random-sliding"):
+        independent(random_model("sliding"), [1, 2, 3])
     with pytest.raises(ContextTooLong, match="window of 4096"):
         recompose(model, beginning, [blocks[0]] * 300)
     for options in ({"method": "best"}, {"share": 1.5}, {"share": float("nan")}, {"first": 0}, {"depth": 0}):
