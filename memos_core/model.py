@@ -332,13 +332,8 @@ class LocalModel:
         began = time.perf_counter()
         changed = alteration.identity(self)
         start = chain.root(self.fingerprint, tenant, changed)
-        cache, logits, cached, trouble = self._prefilled(
-            asked,
-            start,
-            wanted.max_tokens,
-            None if changed else opened,  # what is held elsewhere is the plain network's
-            sources,
-        )
+        elsewhere = None if changed else opened  # what is held elsewhere is the plain network's
+        cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, elsewhere, sources)
         sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
         first: float | None = None
         running = False
@@ -356,7 +351,7 @@ class LocalModel:
                 running = False
         finally:
             if keep and not running:  # a cache in which a token failed is in no state to go on from
-                with suppress(OutOfMemory), self._memory_errors():  # the answer is there all the same
+                with suppress(OutOfMemory), self.memory_errors():  # the answer is there all the same
                     self._keep(start, asked, sampler.ids, cache, sources)
         spent = TokenUsage(len(asked.ids), cached, len(sampler.ids), first or 0.0)
         return Generation(sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
