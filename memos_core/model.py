@@ -333,13 +333,8 @@ class LocalModel:
         began = time.perf_counter()
         changed = alteration.identity(self)
         start = chain.root(self.fingerprint, tenant, changed)
-        cache, logits, cached, trouble = self._prefilled(
-            asked,
-            start,
-            wanted.max_tokens,
-            None if changed else opened,  # what is held elsewhere is the plain network's
-            sources,
-        )
+        elsewhere = None if changed else opened  # what is held elsewhere is the plain network's
+        cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, elsewhere, sources)
         sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
         first: float | None = None
         opening = THINK if held_to is None and asked.text.rstrip().endswith(THINK) else ""  # its end will be drawn
