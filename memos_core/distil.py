@@ -135,7 +135,7 @@ def distil(
     run = _run_of(model, lessons, recipe)
     if checkpoint is not None:
         _resume(student, checkpoint, run)
-    good, why = student.lora(model.fingerprint), ""
+    good, why = student.lora(model.fingerprint), _over(student, recipe)
     rate = recipe.rate if recipe.rate is not None else 0.64 / model.network.config.get_text_config().hidden_size
     try:
         while not why:

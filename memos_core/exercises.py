@@ -93,7 +93,7 @@ def said(
     model: LocalModel,
     prompts: Sequence[Prompt],
     *,
-    most: int = 24,
+    most: int = 40,
     held: Sequence[tuple[Sequence[int], torch.Tensor]] = (),
     change: Alteration | None = None,
 ) -> list[Said]:

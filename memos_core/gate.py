@@ -39,7 +39,7 @@ class Gate:
     unknown: float = 0.95
     lost: float = 0.02
     overruled: float = 0.03
-    drift: float = 0.5
+    drift: float = 0.25
     contexts: int = 36
     others: int = 150
 
@@ -58,6 +58,8 @@ class Scores:
     unknown: by kind, of questions that no memory answers, without context; unknown_in_context: with one that does not either.
     in_context, conflict: of answers from contexts, and from contexts that contradict the memories, that are kept.
     drift, worst_drift: divergence on unrelated questions, nats a token: the mean, and of the question that changed most.
+    probes: how many there were of each; a share of none is 1 (no contradiction can be made of memories whose answers are not words
+        of theirs).
     failures: in words, what did not pass; empty if it did.
     """
 
@@ -70,7 +72,7 @@ class Scores:
     conflict: float
     drift: float
     worst_drift: float
-    probes: int
+    probes: Mapping[str, int]
     failures: tuple[str, ...] = ()
 
     @property
@@ -119,7 +121,7 @@ def verified(
     for name, some in groups.items():
         found[name] = list(zip(some, before[at : at + len(some)], after[at : at + len(some)], strict=True))
         at += len(some)
-    return _judged(_scores(found, len(every)), gate)
+    return _judged(_scores(found), gate)
 
 
 def judged_again(scores: Scores, gate: Gate) -> Scores:
@@ -209,7 +211,7 @@ def _answered(a: _Asked) -> list[int]:
 _Found = Mapping[str, Sequence[tuple[_Asked, tuple[bool, float], tuple[bool, float]]]]
 
 
-def _scores(found: _Found, probes: int) -> Scores:
+def _scores(found: _Found) -> Scores:
     recall = found["recall"]
     right = [f for f in recall if f[0].probe.right]
     kinds = dict.fromkeys(f[0].probe.kind for f in found["unknown"])
@@ -224,7 +226,7 @@ def _scores(found: _Found, probes: int) -> Scores:
         conflict=_kept(found["conflict"]),
         drift=sum(strayed) / len(strayed),
         worst_drift=max(strayed),
-        probes=probes,
+        probes={name: len(some) for name, some in found.items()},
     )
 
 
