@@ -53,16 +53,20 @@ def asked(messages: Sequence[ChatMessage], input: Any = None) -> tuple[str | Non
     """The question to recall for, and at which message it stands, if it does: `input`, or else the last message of a person."""
     at = next((i for i in reversed(range(len(messages))) if messages[i].role == MessageRole.USER), None)
     last = None if at is None else said(messages[at])
-    given = said(input) if isinstance(input, ChatMessage) else str(input or "")
-    if given and given.strip() and given != last:
+    given = said(input if isinstance(input, ChatMessage) else ChatMessage(content=str(input or "")))
+    if given is not None and given != last:
         return given, None
     return last, at if last is not None else None
 
 
-def same(message: ChatMessage) -> str:
-    """What makes a message the same as another: who said which words; without words, all of it."""
+def same(body: str) -> str:
+    """What makes a packed message the same as another: who said which words; without words, or if it cannot be read, all of it."""
+    try:
+        message = unpacked(body)
+    except ValueError:
+        return body
     words = said(message)
-    return packed(message) if words is None else f"{_SPEAKERS[message.role]}: {' '.join(words.split())}"
+    return body if words is None else f"{_SPEAKERS[message.role]}: {' '.join(words.split())}"
 
 
 # --- as text -----------------------------------------------------------------------------------------------------------
