@@ -1,8 +1,8 @@
 """Long-term memory for LlamaIndex, on the memos_core engine.
 
-`MemOSMemory` for chat engines and agents, `MemOSMemoryBlock` for core's `Memory`, `MemOSRetriever` wherever there is a retriever,
-`MemOSToolSpec` for a model that is to search and remember by itself, `MemOSEmbedding` for one embedder everywhere. Importing this loads
-neither LlamaIndex nor torch; the first touch of a name does.
+`MemOSMemory` for chat engines and agents; `MemOSMemoryBlock` and `MemOSChatStore` for core's `Memory`; `MemOSRetriever` wherever there
+is a retriever; `MemOSToolSpec` for a model that is to search and remember by itself; `MemOSEmbedding` for one embedder everywhere.
+Importing this loads neither LlamaIndex nor torch; the first touch of a name does.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .block import MemOSMemoryBlock
+    from .chat_store import MemOSChatStore
     from .embedding import MemOSEmbedding
     from .memory import MemOSMemory
     from .retriever import MemOSRetriever
     from .tools import MemOSToolSpec
 
-__all__ = ["MemOSEmbedding", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
+__all__ = ["MemOSChatStore", "MemOSEmbedding", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
 
 _LAZY = {
-    "MemOSEmbedding": "embedding", "MemOSMemory": "memory", "MemOSMemoryBlock": "block", "MemOSRetriever": "retriever",
+    "MemOSChatStore": "chat_store", "MemOSEmbedding": "embedding", "MemOSMemory": "memory", "MemOSMemoryBlock": "block", "MemOSRetriever": "retriever",
     "MemOSToolSpec": "tools",
 }  # fmt: skip
 
