@@ -107,7 +107,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     _recalled: tuple[tuple[str, str], str] | None = PrivateAttr(default=None)  # for which message and question, what
 
     def __init__(self, memory: MemOS | str | Any = None, *, embed: Any = None, **fields: Any) -> None:
-        fields = {name: value for name, value in fields.items() if value is not None}
+        fields = {name: value for name, value in fields.items() if value is not None and name != "class_name"}
         known = defaults(type(self))
         engine = engine_of(memory, embed, fields, known)
         checked({**known, **fields})

@@ -27,8 +27,7 @@ def said(message: ChatMessage) -> str | None:
     Of a ReAct agent's reasoning, the answer."""
     if message.role not in _SPEAKERS:
         return None
-    text = "\n".join(b.text for b in message.blocks if isinstance(b, TextBlock) and b.text)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+    text = _mended("\n".join(b.text for b in message.blocks if isinstance(b, TextBlock) and b.text))
     if message.role != MessageRole.USER:
         text = _answer(text)
     return text if text.strip() else None
@@ -45,7 +44,7 @@ def as_turn(message: ChatMessage, id: str | None = None) -> dict[str, Any] | Non
         return None
     name = message.additional_kwargs.get("name")
     turn = {"role": _SPEAKERS[message.role], "content": text, "id": id,
-            "name": name if isinstance(name, str) else None, "timestamp": _timestamp(message)}  # fmt: skip
+            "name": _mended(name) if isinstance(name, str) else None, "timestamp": _timestamp(message)}  # fmt: skip
     return {key: value for key, value in turn.items() if value}
 
 
@@ -172,6 +171,11 @@ def reminded(
 
 def _with(message: ChatMessage, blocks: list[Any]) -> ChatMessage:
     return message.model_copy(update={"blocks": blocks})
+
+
+def _mended(text: str) -> str:
+    """The text as it can be stored: half a surrogate pair cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _answer(text: str) -> str:

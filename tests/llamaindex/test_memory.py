@@ -537,6 +537,7 @@ def test_it_is_restored_by_its_fields_and_finds_its_engine(engine: MemOS, rememb
     assert restored.memory is engine
     assert restored.to_dict() == memory.to_dict()
     assert contents(restored.get_all()) == [("user", "Hello.")]
+    assert contents(MemOSMemory.model_validate(data).get_all()) == [("user", "Hello.")]
     for again in (
         copy.deepcopy(memory),
         copy.copy(memory),

@@ -60,6 +60,7 @@ def test_a_turn_has_the_name_and_time_that_the_message_carries() -> None:
     plain = {"role": "user", "content": "Hi."}
     assert as_turn(message("user", "Hi.", name="Ann", timestamp=when)) == {**plain, "name": "Ann", "timestamp": when}
     assert as_turn(message("user", "Hi.", timestamp=when.isoformat()), "7") == {**plain, "id": "7", "timestamp": when}
+    assert as_turn(message("user", "Hi.", name="half \ud83d")) == {**plain, "name": "half ?"}
     for odd in ({"name": 7}, {"timestamp": "yesterday"}, {"timestamp": 12}, {"timestamp": "2026-03-01T09:00:00"}):
         assert as_turn(message("user", "Hi.", **odd)) == plain
 
