@@ -86,8 +86,8 @@ class Engine:
         return _ours.get(self.path)
 
     def _open(self) -> _Opened:
-        # LlamaIndex's embeddings are objects with a method, the engine's are callables
-        embed = getattr(self._embed, "get_text_embedding_batch", self._embed)
+        # LlamaIndex's embeddings are objects with a method, the engine's are callables; ours holds one of those
+        embed = getattr(self._embed, "embedder", getattr(self._embed, "get_text_embedding_batch", self._embed))
         try:
             memory = MemOS(self.path, embed=embed, model=self._model)
         except EmbedderMismatch as error:
@@ -112,7 +112,9 @@ class _Opened:
 
 _lock = threading.RLock()
 _given: WeakValueDictionary[str, MemOS] = WeakValueDictionary()
-_ours: WeakValueDictionary[str, _Opened] = WeakValueDictionary()
+_ours: dict[
+    str, _Opened
+] = {}  # open until somebody closes them: a server that makes a memory for each request loads its models once
 
 
 def engine_of(memory: Any, embed: Any, fields: dict[str, Any], known: Mapping[str, Any]) -> Engine:

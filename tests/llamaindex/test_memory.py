@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.memory.types import BaseMemory
 
 from llamaindex_memos import MemOSMemory
-from memos_core import EmbedderMismatch, InvalidArgument, MemOS, NotFound, StoreClosed
+from memos_core import EmbedderMismatch, InvalidArgument, Item, MemOS, NotFound, StoreClosed
 from tests.llamaindex.conftest import contents, learnt, texts
 from tests.llamaindex.llms import CONTEXT, ChatModel, calling
 from tests.words import WordsEmbedder
@@ -409,6 +409,22 @@ def test_what_is_returned_fits_the_limit_with_the_recalled_text_and_the_callers_
     assert len(memory.get_all()) == 24
 
 
+def test_a_message_that_another_version_wrote_and_this_one_cannot_read_is_left_out(
+    engine: MemOS, remembering: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = remembering(session_id="s", on_error="warn")
+    memory.put_messages([user("one"), assistant("two")])
+    [first, _] = engine.items.list(("default", "conversation", "s"), actor="ann", oldest_first=True)
+    strange = Item(first.namespace, str(first.key), {"message": '{"role": "oracle", "blocks": []}'})
+    engine.items.put([strange], actor="ann")
+    assert contents(memory.get_all()) == contents(memory.get()) == [("assistant", "two")]
+    assert "read a message" in caplog.text
+    with pytest.raises(ValueError, match="oracle"):
+        remembering(session_id="s", on_error="raise").get_all()
+    memory.set([user("three")])
+    assert contents(memory.get_all()) == [("user", "three")]
+
+
 # --- whose it is -------------------------------------------------------------------------------------------------------------
 
 
@@ -521,6 +537,7 @@ def test_it_is_restored_by_its_fields_and_finds_its_engine(engine: MemOS, rememb
     assert restored.memory is engine
     assert restored.to_dict() == memory.to_dict()
     assert contents(restored.get_all()) == [("user", "Hello.")]
+    assert contents(MemOSMemory.model_validate(data).get_all()) == [("user", "Hello.")]
     for again in (
         copy.deepcopy(memory),
         copy.copy(memory),
