@@ -31,7 +31,6 @@ from .rotation import Rotation
 from .sampling import Sampler, ends
 from .shelf import Shelf
 from .snapshots import Snapshots
-from .toolcalls import THINK
 from .types import Generation, TokenUsage
 from .validate import checked_decoding
 
@@ -335,13 +334,10 @@ class LocalModel:
         start = chain.root(self.fingerprint, tenant, changed)
         elsewhere = None if changed else opened  # what is held elsewhere is the plain network's
         cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, elsewhere, sources)
-        sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
+        sampler = Sampler(self, wanted, asked, began, constraint=held_to)
         first: float | None = None
-        opening = THINK if held_to is None and asked.text.rstrip().endswith(THINK) else ""  # its end will be drawn
         running = False
         try:
-            if opening:
-                yield opening
             while True:
                 id, done = sampler.draw(logits)
                 if first is None:
@@ -358,7 +354,7 @@ class LocalModel:
                 with suppress(OutOfMemory), self.memory_errors():  # the answer is there all the same
                     self._keep(start, asked, sampler.ids, cache, sources)
         spent = TokenUsage(len(asked.ids), cached, len(sampler.ids), first or 0.0)
-        return Generation(opening + sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
+        return Generation(sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
 
     def generate_batch(
         self, prompts: Sequence[Sequence[Mapping[str, Any]] | Prompt], **decoding: Any
@@ -378,8 +374,8 @@ class LocalModel:
         cache = self.cache(room=longest + wanted.max_tokens)
         logits = self._run(ids, cache, attention_mask=mask, position_ids=positions)
         first = time.perf_counter() - began
-        samplers = [Sampler(self, wanted, p.ids, began, row=i, constraint=constraint.of(self, (), wanted))
-                    for i, p in enumerate(asked)]  # fmt: skip
+        held = [constraint.of(self, (), wanted) for _ in asked]
+        samplers = [Sampler(self, wanted, p, began, row=i, constraint=held[i]) for i, p in enumerate(asked)]
         while True:
             drawn = [s.draw(logits[i : i + 1]) if not s.finish else (pad, True) for i, s in enumerate(samplers)]
             if all(done for _, done in drawn):
