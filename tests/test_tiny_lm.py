@@ -17,6 +17,8 @@ from .tiny_lm.language import Fact
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from .tiny_lm import evaluate, train  # noqa: E402  these need both
+
 FOLDER = Path(__file__).parent / "tiny_lm"
 
 
@@ -160,6 +162,24 @@ def test_the_chat_template_is_the_text_that_it_was_trained_on(tokenizer: Any) ->
     assert tokenizer.apply_chat_template(messages, tokenize=False) == text
     prompted = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert prompted == text + "<|im_start|>assistant\n"
+
+
+def test_the_training_module_and_transformers_give_the_same_logits(model: Any, tokenizer: Any) -> None:
+    network, _ = evaluate.load(FOLDER)
+    rng = random.Random(8)
+    text = stated(rng, language.draw_facts(rng, 12))
+    ids = torch.tensor([tokenizer(text).input_ids])
+    with torch.no_grad():
+        assert torch.allclose(network.logits(network(ids)), model(ids).logits, atol=1e-4)
+
+
+def test_a_step_of_training_depends_on_its_seed_and_number_alone(tokenizer: Any) -> None:
+    def ids(seed: int, group: int) -> list[list[list[int]]]:
+        return [batch.ids.tolist() for batch in train.batches(seed, train.Progress(stage=6, group=group), tokenizer)]
+
+    assert ids(0, 5) == ids(0, 5)
+    assert ids(0, 5) != ids(0, 6)
+    assert ids(0, 5) != ids(1, 5)
 
 
 def test_held_out_words_are_not_in_the_training_lists() -> None:
