@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from memos_core import LocalModel, chain
+from memos_core import LocalModel, OutOfMemory, chain
 from memos_core.prompt import Prompt
 from tests.networks import byte_tokenizer, random_model, random_network
 
@@ -244,21 +244,22 @@ def test_a_token_that_failed_leaves_nothing_to_go_on_from() -> None:
     """Of a network whose second layer fails when the first has taken the token in."""
     network = copy.deepcopy(random_network("sliding"))
     model = LocalModel.of(network, byte_tokenizer())
-    said = [{"role": "user", "content": "A question that is longer than the window of 32 tokens."}]
-    expected = model.generate(said, max_tokens=12, keep=False).ids
-    stream = model.stream(said, max_tokens=12)
+    asked, _ = next(random_prompts(model, 1))
+    answer = model.generate(asked, max_tokens=12, keep=False).ids
+    longer = Prompt("", (*asked.ids, *answer), tuple(range(len(asked.ids) + len(answer))), ())
+    expected = model.generate(longer, max_tokens=12, keep=False)
+    stream = model.stream(asked, max_tokens=12)
     next(stream)
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     handle = network.model.layers[1].register_forward_pre_hook(fail)
-    with pytest.raises(Exception, match="no room left"):
-        for _ in stream:
-            pass
+    with pytest.raises(OutOfMemory, match="no room left"):
+        next(stream)
     handle.remove()
-    assert model.generate(said, max_tokens=12, keep=False).ids == expected
-    assert model.generate(said, max_tokens=12, keep=False).usage.cached == 0
+    after = model.generate(longer, max_tokens=12, keep=False)
+    assert (after.ids, after.usage.cached) == (expected.ids, 0)
 
 
 def test_an_answer_is_given_even_if_there_is_no_room_to_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
