@@ -78,6 +78,9 @@ QUESTIONS = (
     "Which {attribute} does {name} have?",
     "Can you tell me {name}'s {attribute}?",
     "Please give me the {attribute} of {name}.",
+    "Tell me which {attribute} {name} has.",
+    "{name}, what {attribute}?",
+    "{name} has which {attribute}?",
 )
 UNTRAINED_QUESTIONS = (
     "I forgot {name}'s {attribute}.",
