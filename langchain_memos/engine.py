@@ -48,13 +48,18 @@ class Engine:
             raise InvalidArgument(
                 "memory: the MemOS that was given answers with another model, or none: MemOS(..., model=model)"
             )
+        # LangChain's Embeddings are objects with a method, the engine's are callables
+        by_texts = getattr(embed, "embed_documents", embed)
+        if not (by_texts is None or callable(by_texts) or isinstance(by_texts, str | os.PathLike)):
+            raise InvalidArgument(
+                f"embed: Embeddings, a callable or a model's name is needed, not {type(embed).__name__}"
+            )
         if on_error not in ("warn", "raise"):
             raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
         self._path = None if isinstance(memory, MemOS) else memory
         self._opened = memory if isinstance(memory, MemOS) else None
         self._opening = threading.Lock()
-        # LangChain's Embeddings are objects with a method, the engine's are callables
-        self._embed = getattr(embed, "embed_documents", embed)
+        self._embed = by_texts
         self._model = model
         self._on_error = on_error
 

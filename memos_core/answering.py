@@ -117,6 +117,7 @@ class Answering:
         """Drop what is held in memory that was made from these memories."""
         gone = set(ids)
         self._model.shelf.forget(gone)
+        self._model.snapshots.forget(gone)
         with self._lock:
             for key, talk in list(self._conversations.items()):
                 if any(c.id in gone for _, note in talk.notes.values() for c in note.cubes):

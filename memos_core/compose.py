@@ -47,15 +47,15 @@ class Block:
 class Repair:
     """Which tokens of a composition are run again.
 
-    method: "first": the first tokens of each block; "deviation": those whose keys and values deviate most in the first layers, which
-        are run for all tokens to see it; "none".
-    share: of the tokens of all blocks, at most; the blocks draw from this budget in turn.
+    method: "deviation": those whose keys and values deviate most in the first layers, which are run for all tokens to see it, and are
+        exact from then on; "first": the first of each block, which costs no more than its share; "none".
+    share: of the tokens of all blocks, at most. With "first" the blocks draw from it in turn.
     first: tokens of a block at most, for "first".
     depth: layers that are run for all tokens, for "deviation".
     """
 
-    method: Literal["first", "deviation", "none"] = "first"
-    share: float = 0.2
+    method: Literal["first", "deviation", "none"] = "deviation"
+    share: float = 0.15
     first: int = 32
     depth: int = 1
 
@@ -89,8 +89,8 @@ class Composed:
 
 
 def independent(model: LocalModel, ids: Sequence[int], behind: Block | None = None) -> Block:
-    """A block computed behind another and what that one was computed behind (a beginning of the prompt that blocks will have in
-    common, or at least the token that begins a text: a block without it is looked at as the beginning).
+    """A block computed behind a beginning: best that of the prompts in which it will stand, at least the token that begins a text.
+    Without one its first tokens are looked at as the beginning.
 
     Raises InvalidArgument for no tokens, Unsupported for a model whose caches cannot be cut.
     """
@@ -98,6 +98,7 @@ def independent(model: LocalModel, ids: Sequence[int], behind: Block | None = No
         raise InvalidArgument("ids: a block has at least one token")
     if behind is not None and behind.behind:
         raise InvalidArgument("behind: it must begin at position 0")
+    _ = model.shape  # refuses those whose caches cannot be cut
     held = [] if behind is None else [(behind.tensor, len(behind.ids))]
     cache = model.cache(held, len(ids))
     at = 0 if behind is None else len(behind.ids)
@@ -117,13 +118,14 @@ def recompose(
         Unsupported: the model's keys cannot be moved (see `LocalModel.rotation`), or its attention takes no mask of one's own.
         InvalidArgument: no block, or one whose tensor is not of its tokens and this model.
         ContextTooLong: they do not fit the window.
+        OutOfMemory: the device has no room for them.
     """
     repair = repair or Repair()
     before = [] if prefix is None else [prefix]
     _check(model, before, blocks, repair)
     chosen: list[int] = []
     depth = 0
-    with torch.inference_mode(), alteration.plain():
+    with torch.inference_mode(), model.memory_errors(), alteration.plain():
         laid = _Laid.of(model, before, blocks)
         if laid.stale and repair.method == "first":
             chosen = _first(laid, repair)

@@ -236,9 +236,16 @@ def test_the_tokens_that_deviate_most_are_run_again_and_the_first_layers_are_exa
 def test_the_first_tokens_of_every_block_are_run_again_in_turn() -> None:
     model = model_of("llama")
     beginning, blocks, _ = joined(model, [10, 10, 3, 10])
-    assert recompose(model, beginning, blocks, repair=Repair(first=4)).recomputed == (10, 11, 20, 21, 23, 24)
-    assert recompose(model, beginning, blocks, repair=Repair(first=1)).recomputed == (10, 20, 23)
-    assert recompose(model, beginning, blocks, repair=Repair(share=0.5, first=99)).recomputed == (
+    assert recompose(model, beginning, blocks, repair=Repair("first", 0.2, first=4)).recomputed == (
+        10,
+        11,
+        20,
+        21,
+        23,
+        24,
+    )
+    assert recompose(model, beginning, blocks, repair=Repair("first", first=1)).recomputed == (10, 20, 23)
+    assert recompose(model, beginning, blocks, repair=Repair("first", share=0.5, first=99)).recomputed == (
         *range(10, 17), *range(20, 23), *range(23, 29),
     )  # fmt: skip
 
@@ -259,10 +266,12 @@ def test_blocks_computed_behind_another_beginning_are_moved_and_repaired_too() -
     beginning, blocks, exact = joined(model)
     for other in (independent(model, ids(1, 3)), None):
         apart = [independent(model, b.ids, other) for b in blocks]
-        made = recompose(model, beginning, apart, repair=Repair(share=1.0, first=1000))
+        made = recompose(model, beginning, apart, repair=Repair("first", share=1.0, first=1000))
         assert (made.tensor - exact).abs().max() <= 1e-4
         assert made.exact == 0
-    alone = recompose(model, None, [independent(model, b.ids) for b in blocks], repair=Repair(share=1.0, first=1000))
+    alone = recompose(
+        model, None, [independent(model, b.ids) for b in blocks], repair=Repair("first", share=1.0, first=1000)
+    )
     assert (alone.tensor - held(model, [id for b in blocks for id in b.ids])).abs().max() <= 1e-4
 
 
@@ -314,6 +323,8 @@ def test_what_cannot_be_joined_is_refused() -> None:
         independent(model, [1], blocks[0])
     with pytest.raises(InvalidArgument, match="at least one"):
         independent(model, [])
+    with pytest.raises(Unsupported, match="random-sliding"):
+        independent(random_model("sliding"), [1, 2, 3])
     with pytest.raises(ContextTooLong, match="window of 4096"):
         recompose(model, beginning, [blocks[0]] * 300)
     for options in ({"method": "best"}, {"share": 1.5}, {"share": float("nan")}, {"first": 0}, {"depth": 0}):
@@ -448,4 +459,4 @@ def test_the_bench_writes_what_it_measured(tmp_path: Path, capsys: pytest.Captur
     )
     found = json.loads((tmp_path / "c.json").read_text())
     assert len(found["results"]["settings"]) == len(bench.SETTINGS)
-    assert "target, first" in capsys.readouterr().out
+    assert "yes  all (in the worst setting 0.00000 and +0.0%)" in capsys.readouterr().out

@@ -27,11 +27,11 @@ HEADER = "Answer from what follows."
 SETTINGS = ((8, 1, 0), (4, 2, 0), (4, 5, 0), (4, 10, 0), (4, 5, 10))  # blocks, facts of each, other sentences of each
 REPAIRS = {
     "re-rotated": Repair("none"),
-    "first 4": Repair("first", first=4),
-    "first 8": Repair("first", first=8),
-    "first": Repair("first", first=10_000),
+    "first 4": Repair("first", share=0.2, first=4),
+    "first 8": Repair("first", share=0.2, first=8),
+    "first": Repair("first", share=0.2, first=10_000),
     "deviating 15 %": Repair("deviation", share=0.15),
-    "deviating": Repair("deviation"),
+    "deviating": Repair("deviation", share=0.2),
     "all": Repair("first", share=1.0, first=10_000),
 }  # within 20 % of the tokens, but for the last, which tests the repair itself
 TARGET_KL, TARGET_RECALL = 0.05, 0.01
@@ -235,15 +235,14 @@ def _show(found: Mapping[str, Mapping[str, Measure]], prompts: int) -> None:
             )
             + "\n"
         )
-    for way, repair in REPAIRS.items():
-        if repair.method != "none" and repair.share <= 0.2:
-            kl = max(ways[way].mean_kl for ways in found.values())
-            lost = max(ways["full prefill"].recall - ways[way].recall for ways in found.values())
-            met = kl <= TARGET_KL and lost <= TARGET_RECALL
-            print(
-                f"target, {way}: mean KL ≤ {TARGET_KL:g} and recall within {TARGET_RECALL:.0%}: {'yes' if met else 'NO'} "
-                f"(worst setting {kl:.4f}, {-lost:+.1%})"
-            )
+    for way in ("as they are", *REPAIRS):
+        worst = max(ways[way].mean_kl for ways in found.values())
+        apart = max((ways[way].recall - ways["full prefill"].recall for ways in found.values()), key=abs)
+        met = worst <= TARGET_KL and abs(apart) <= TARGET_RECALL
+        print(
+            f"mean KL ≤ {TARGET_KL:g} and recall within {TARGET_RECALL:.0%}: {'yes' if met else 'NO '}  {way} "
+            f"(in the worst setting {worst:.5f} and {apart:+.1%})"
+        )
 
 
 if __name__ == "__main__":
