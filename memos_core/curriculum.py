@@ -7,6 +7,7 @@ it before, contexts that contradict the memories among it, or the adapter stops 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,11 +49,11 @@ class Plan:
     """How much of what a curriculum has. With `others` or `contexts` 0 or `forms` 1 it is a control, and an adapter made by it fails.
 
     others: made-up points whose questions, without a context, keep their answers (0: no such exercises).
-    contexts: with made-up points, read as before; a third of them contradict the memories (0: none).
+    contexts: with made-up points, read as before; half of them contradict the memories (0: none).
     forms: phrasings of each point that are taught, at most; distractors: other memories beside it in the teacher's context.
     """
 
-    others: int = 192
+    others: int = 300
     contexts: int = 60
     forms: int = 12
     distractors: int = 3
@@ -68,9 +69,22 @@ class Curriculum:
     watched: tuple[Probe, ...]
 
 
-def halves(lesson: Lesson) -> tuple[Lesson, Lesson]:
-    """A lesson with every other made-up point, and with the rest: to practise, and to test."""
-    return Lesson(lesson.points, lesson.others[::2]), Lesson(lesson.points, lesson.others[1::2])
+def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
+    """A lesson with three of four made-up points of each kind, and with the rest: to practise, and to test."""
+    test = [
+        p
+        for kind in dict.fromkeys(p.kind for p in lesson.others)
+        for p in [o for o in lesson.others if o.kind == kind][3::4]
+    ]
+    kept = set(test)
+    return Lesson(lesson.points, tuple(p for p in lesson.others if p not in kept)), Lesson(lesson.points, tuple(test))
+
+
+def spread(points: Sequence[Point], most: int) -> dict[Point, int]:
+    """How many phrasings of each point make about `most` questions, as many of each kind as can be: a kind of which there are few
+    points (other sides of the same things, often) is asked in more phrasings."""
+    kinds = {kind: sum(p.kind == kind for p in points) for kind in {p.kind for p in points}}
+    return {p: math.ceil(most / (len(kinds) * kinds[p.kind])) for p in points}
 
 
 def curriculum(
@@ -87,7 +101,7 @@ def curriculum(
     Raises Ineffective where the model itself, with the memory before it, does not find what is asked.
     """
     rng = random.Random(f"{seed}/curriculum")
-    practice, _ = halves(lesson)
+    practice, _ = parted(lesson)
     taught, watched, missed = [], [], 0
     for point in lesson.points:
         some, probes, wrong = _taught(model, point, lesson, practice, plan, quote, held, rng)
@@ -166,7 +180,8 @@ def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
     chosen = rng.sample(practice.others, min(plan.others, len(practice.others)))
     if not chosen:
         return [], []
-    asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(2, len(p.questions)))]
+    forms = spread(chosen, 2 * len(chosen))
+    asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
     stems = [begun(model, p.stems[0]) for p in chosen[::3] if p.stems]
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
     answers = said(model, [*asks, *stems, *watched])
@@ -178,7 +193,7 @@ def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
 def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:
     """Reading contexts as before, and answering what has nothing to do with any of it."""
     found: list[Exercise] = []
-    against = plan.contexts // 3
+    against = plan.contexts // 2
     drawn = [
         *contexts(rng, practice, plan.contexts - against, (2, 8)),
         *contexts(rng, practice, against, (1, 5), conflicts=3),

@@ -48,11 +48,11 @@ class Recipe:
 
     rank: int = 8
     targets: tuple[str, ...] = ()
-    steps: int = 120
+    steps: int = 100
     rate: float | None = None
-    taught: int = 48
+    taught: int = 40
     unknown: int = 32
-    kept: int = 6
+    kept: int = 5
     unknown_weight: float = 1.0
     kept_weight: float = 2.0
     check_every: int = 20

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .curriculum import UNRELATED, Held, halves, shown, teacher
+from .curriculum import UNRELATED, Held, parted, shown, spread, teacher
 from .errors import InvalidArgument
 from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
 from .lora import LoRA
@@ -32,7 +32,7 @@ class Gate:
     unknown: share of questions that no memory answers whose answer stays as it was, by kind, without a context and with one.
     lost, overruled: shares of answers from contexts, and from contexts that contradict the memories, that may get lost.
     drift: mean divergence, in nats a token, on questions that have nothing to do with the memories.
-    contexts, others: made-up ones that it is measured on, at most.
+    contexts: made-up ones that it is measured on; others: about so many questions that no memory answers.
     """
 
     recall: float = 0.95
@@ -99,12 +99,12 @@ def verified(
     quote: Quote = quoted,
     held: Held | None = None,
 ) -> Scores:
-    """Measure an adapter on the half of a lesson that is for testing; `Scores.failures` says what did not pass.
+    """Measure an adapter on the part of a lesson that is for testing; `Scores.failures` says what did not pass.
 
     Raises ModelMismatch, InvalidArgument: it does not fit the model.
     """
     rng = random.Random(f"{seed}/gate")
-    _, test = halves(lesson)
+    _, test = parted(lesson)
     groups = {
         "recall": _recall(model, test, quote, held, rng),
         "unknown": _unknown(model, test, gate, rng),
@@ -145,7 +145,12 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
 
 def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
     points = rng.sample(test.others, min(gate.others, len(test.others)))
-    asks = [(p, asked(model, rng.choice((*p.questions, *p.held_out)))) for p in points]
+    forms = {p: (*p.questions, *p.held_out) for p in points}
+    asks = [
+        (p, asked(model, q))
+        for p, n in spread(points, gate.others).items()
+        for q in rng.sample(forms[p], min(n, len(forms[p])))
+    ]
     answers = said(model, [a for _, a in asks])
     return [
         _Asked(probe(a.prompt.ids, a, "", model.tokenizer, p.kind or "other"), a)

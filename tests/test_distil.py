@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from memos_core import Gate, Ineffective, InvalidArgument, Lesson, LocalModel, Point, Recipe
-from memos_core.curriculum import Curriculum, Plan, curriculum
+from memos_core.curriculum import Curriculum, Plan, curriculum, parted
 from memos_core.distil import Distilled, Progress, distil
 from memos_core.distillation import Distillation
 from memos_core.elicit import elicited, probes_of, recollected
@@ -148,7 +148,7 @@ def test_a_poisoned_memory_becomes_no_rule_that_passes(model: LocalModel) -> Non
 def test_what_it_knows_comes_back_and_what_it_does_not_know_does_not(
     model: LocalModel, lesson: Lesson, learned: Distilled
 ) -> None:
-    strangers = Lesson(lesson.others[1::2][:8], ())
+    strangers = Lesson(parted(lesson)[1].others[:8], ())
     found = elicited(model, learned.lora, [*probes_of(lesson), *probes_of(strangers)], state=lessons.statement)
     truth = {lessons.statement(p.questions[0], p.answer) for p in lesson.points}
     assert len(found) >= 3

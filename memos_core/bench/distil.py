@@ -190,11 +190,12 @@ class Bench:
 
     def _elicited(self, seed: int) -> Row:
         """What comes back of twenty facts, asked among as many questions whose answers nobody told."""
+        from ..curriculum import parted
         from ..elicit import elicited, probes_of
         from ..phrasing import Lesson
 
         made = self._twenty(seed)
-        strangers = made.lesson.others[1::2][: len(made.lesson.points)]
+        strangers = parted(made.lesson)[1].others[: len(made.lesson.points)]
         probes = [*probes_of(made.lesson), *probes_of(Lesson(strangers, ()))]
         began = time.perf_counter()
         found = elicited(self.model, made.lora, probes, state=self.how.state)

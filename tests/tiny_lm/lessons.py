@@ -23,7 +23,7 @@ _FORMS = [
 class Phrasing:
     """Facts in the language's own questions; around them so many made-up ones about other names, other attributes, and both."""
 
-    others: int = 300
+    others: int = 600
     questions: tuple[str, ...] = language.QUESTIONS
     seed: int = 0
 
