@@ -99,6 +99,9 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         written: give an agent `MemOSMemory` instead if it should remember what was said. `response_metadata["memories"]` says which
         memories were shown. The thread of a run, or `session`, names the conversation, of which each turn runs what it adds.
 
+    Use in an agent:
+        >>> agent = create_agent(model, tools=[add], middleware=[MemOSMemory("memories", user_id="ann")])  # doctest: +SKIP
+
     Usage:
         ``usage_metadata["input_token_details"]["cache_read"]`` says how many tokens of the prompt were held from earlier calls.
 

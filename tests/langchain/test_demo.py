@@ -284,5 +284,5 @@ def test_interrupting_is_clean() -> None:
         assert child.stderr is not None
         child.stdout.readline()
         os.killpg(child.pid, signal.SIGINT)
-        assert child.wait(timeout=60) == 130
+        assert child.wait(timeout=120) == 130
         assert child.stderr.read() == ""
