@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeVar
 
 from memos_core import InvalidArgument, MemOS, MemOSError, Namespace, StoreClosed
 
+from .embedders import as_embedder
+
 log = logging.getLogger("langchain_memos")
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class Engine:
 
     Args:
         memory: a `MemOS`, or the path of one.
-        embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
+        embed: the embedder, for a path: what `as_embedder` takes.
         model: the `LocalModel`, for a path; a `MemOS` that was given must have been opened with it.
         on_error: what `attempt` does with a failure.
 
@@ -53,8 +55,7 @@ class Engine:
         self._path = None if isinstance(memory, MemOS) else memory
         self._opened = memory if isinstance(memory, MemOS) else None
         self._opening = threading.Lock()
-        # LangChain's Embeddings are objects with a method, the engine's are callables
-        self._embed = getattr(embed, "embed_documents", embed)
+        self._embed = as_embedder(embed)
         self._model = model
         self._on_error = on_error
 

@@ -126,8 +126,10 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         return {"memos_run": _run_name()}
 
     async def abefore_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """`before_agent`, beside the event loop."""
-        return await asyncio.to_thread(self.before_agent, state, runtime)
+        """`before_agent`, beside the event loop if it is a caller's code that says who the user is."""
+        if callable(self._user_id):
+            return await asyncio.to_thread(self.before_agent, state, runtime)
+        return self.before_agent(state, runtime)
 
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -226,7 +228,7 @@ def _is_kept(runtime: Runtime[Any]) -> bool:
     checkpointer too. Where the key that tells is gone, a thread is taken for one that is not kept, and loses nothing but what was
     said before its memory was switched on. An agent within another graph is handed the messages by that one, as by a caller.
     """
-    place = getattr(runtime.execution_info, "checkpoint_ns", "")
+    place = getattr(getattr(runtime, "execution_info", None), "checkpoint_ns", "")  # none if a hook is called by hand
     return "|" not in place and configured("__pregel_checkpointer") is not None
 
 

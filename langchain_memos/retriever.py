@@ -11,7 +11,7 @@ from typing import Any
 
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from memos_core import Kind, MemOS
 
@@ -72,17 +72,23 @@ class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChai
     since: datetime | str | None = None
     until: datetime | str | None = None
     kinds: tuple[Kind | str, ...] | None = None
+    engine: Any = Field(
+        exclude=True, repr=False
+    )  # as `configurable_fields` hands it on: what is made of fields shares it
     _engine: Engine = PrivateAttr()
 
-    def __init__(self, memory: MemOS | str | os.PathLike[str], *, embed: Any = None, **fields: Any) -> None:
-        engine = Engine(memory, embed)
+    def __init__(
+        self, memory: MemOS | str | os.PathLike[str] | None = None, *, embed: Any = None, **fields: Any
+    ) -> None:
+        if not isinstance(fields.get("engine"), Engine):
+            fields["engine"] = Engine(memory, embed)  # type: ignore[arg-type]  # which refuses None
         checked_given(fields.get("user_id"))
         if "k" in fields:
             checked_count(fields["k"], "k")
         if "namespace" in fields:
             fields["namespace"] = checked_namespace(fields["namespace"], root=True)
         super().__init__(**fields)
-        self._engine = engine
+        self._engine = self.engine
 
     def invoke(self, input: str, config: Any = None, **kwargs: Any) -> list[Document]:
         """The documents for a question. kwargs: of the arguments above, those that differ for this call."""

@@ -34,7 +34,6 @@ from langgraph.store.base import (
 from memos_core import InvalidArgument, Items, MemCube, MemOS, Namespace, SourceKind
 from memos_core import Item as Kept
 
-from .embedders import as_embedder
 from .engine import Engine
 from .identity import checked_user
 from .sweeper import Sweeper
@@ -109,7 +108,7 @@ class MemOSStore(BaseStore):  # type: ignore[misc]  # LangGraph is untyped to th
         index = _checked_config(index, "index")
         if embed is not None and index.get("embed") is not None:
             raise InvalidArgument("embed: it is given twice, as embed= and in index")
-        self._engine = Engine(memory, as_embedder(index.get("embed") if embed is None else embed))
+        self._engine = Engine(memory, index.get("embed") if embed is None else embed)
         self._paths = [_path(p) for p in _checked_paths(index.get("fields") or [_WHOLE])]
         self._actor = None if actor is None else checked_user(actor)
         self.ttl_config = _checked_ttl(ttl)

@@ -78,8 +78,9 @@ def create_memos_tools(
         >>> agent.invoke({"messages": "..."}, {"configurable": {"user_id": "ann"}})              # doctest: +SKIP
 
     Each works alone, under a `ToolNode`, and in `create_agent`. A model is shown text; a program finds plain data in the tool
-    message's `artifact`. Arguments that make no sense, an unknown id, a memory of somebody else's give a tool message of
-    status "error" that says what to do instead. Only what belongs to the user, at or below the namespace, can be forgotten.
+    message's `artifact`. Arguments that make no sense, and a memory that may not be forgotten, give a tool message of status
+    "error" that says what to do instead. Only what belongs to the user, at or below the namespace, can be forgotten; of an id
+    that there is not, nothing is.
 
     Args:
         memory: a `MemOS`, or the path of one, opened at first use for as long as the process lasts.

@@ -1,8 +1,8 @@
 """Long-term memory for LlamaIndex, on the memos_core engine.
 
-`MemOSMemory` for chat engines and agents, `MemOSMemoryBlock` for core's `Memory`, `MemOSRetriever` wherever there is a retriever,
-`MemOSToolSpec` for a model that is to search and remember by itself, `MemOSEmbedding` for one embedder everywhere, `MemOSLLM` for a
-model on this machine. Importing this loads neither LlamaIndex nor torch; the first touch of a name does.
+`MemOSMemory` for chat engines and agents; `MemOSMemoryBlock` and `MemOSChatStore` for core's `Memory`; `MemOSRetriever` wherever there
+is a retriever; `MemOSToolSpec` for a model that is to search and remember by itself; `MemOSEmbedding` for one embedder everywhere;
+`MemOSLLM` for a model on this machine. Importing this loads neither LlamaIndex nor torch; the first touch of a name does.
 """
 
 from __future__ import annotations
@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .block import MemOSMemoryBlock
+    from .chat_store import MemOSChatStore
     from .embedding import MemOSEmbedding
     from .llm import MemOSLLM
     from .memory import MemOSMemory
     from .retriever import MemOSRetriever
     from .tools import MemOSToolSpec
 
-__all__ = ["MemOSEmbedding", "MemOSLLM", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec"]
+__all__ = [
+    "MemOSChatStore", "MemOSEmbedding", "MemOSLLM", "MemOSMemory", "MemOSMemoryBlock", "MemOSRetriever", "MemOSToolSpec",
+]  # fmt: skip
 
 _LAZY = {
-    "MemOSEmbedding": "embedding", "MemOSLLM": "llm", "MemOSMemory": "memory", "MemOSMemoryBlock": "block",
+    "MemOSChatStore": "chat_store", "MemOSEmbedding": "embedding", "MemOSLLM": "llm", "MemOSMemory": "memory", "MemOSMemoryBlock": "block",
     "MemOSRetriever": "retriever", "MemOSToolSpec": "tools",
 }  # fmt: skip
 

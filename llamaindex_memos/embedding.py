@@ -45,6 +45,11 @@ class MemOSEmbedding(BaseEmbedding):  # type: ignore[misc]  # LlamaIndex is unty
         """The class's name in serialised form."""
         return "MemOSEmbedding"
 
+    @property
+    def embedder(self) -> Callable[[Sequence[str]], Any]:
+        """What embeds, as `MemOS` takes it."""
+        return self._embed
+
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
         return [[float(number) for number in vector] for vector in self._embed(texts)]
 

@@ -86,8 +86,8 @@ class Engine:
         return _ours.get(self.path)
 
     def _open(self) -> _Opened:
-        # LlamaIndex's embeddings are objects with a method, the engine's are callables
-        embed = getattr(self._embed, "get_text_embedding_batch", self._embed)
+        # LlamaIndex's embeddings are objects with a method, the engine's are callables; ours holds one of those
+        embed = getattr(self._embed, "embedder", getattr(self._embed, "get_text_embedding_batch", self._embed))
         try:
             memory = MemOS(self.path, embed=embed, model=self._model)
         except EmbedderMismatch as error:
@@ -112,7 +112,9 @@ class _Opened:
 
 _lock = threading.RLock()
 _given: WeakValueDictionary[str, MemOS] = WeakValueDictionary()
-_ours: WeakValueDictionary[str, _Opened] = WeakValueDictionary()
+_ours: dict[
+    str, _Opened
+] = {}  # open until somebody closes them: a server that makes a memory for each request loads its models once
 
 
 def engine_of(memory: Any, embed: Any, fields: dict[str, Any], known: Mapping[str, Any]) -> Engine:
@@ -143,29 +145,35 @@ def checked_user(user: Any) -> str:
             'user_id: whose memory is it? Say it by user_id="ann"; where LlamaIndex makes the memory (memory_cls=), by a subclass '
             'that has `user_id: str = "ann"`'
         )
-    if not isinstance(user, str) or not user.strip() or user == PUBLIC:
-        raise InvalidArgument(f"user_id: a non-empty string that names one user is needed, not {user!r}")
-    return user
+    if user == PUBLIC or not checked_label(user, "user_id").strip():
+        raise InvalidArgument(f"user_id: a name of one user is needed, not {user!r}")
+    return user  # type: ignore[no-any-return]  # a label
+
+
+def checked_label(value: Any, argument: str) -> str:
+    """A non-empty string that can be stored. Checked here so that a wrong one is refused when an adapter is made, and not in the
+    middle of a conversation. Raises InvalidArgument."""
+    if not isinstance(value, str) or not value or any("\ud800" <= c <= "\udfff" for c in value):
+        raise InvalidArgument(f"{argument}: a non-empty string is needed, not {value!r:.80}")
+    return value
 
 
 def checked_labels(namespace: Any) -> tuple[str, ...]:
     """A namespace to write to. Raises InvalidArgument."""
     if isinstance(namespace, str) or not isinstance(namespace, Sequence) or not namespace:
-        raise InvalidArgument(f"namespace: a tuple of labels is needed, such as ('app',), not {namespace!r}")
-    if not all(isinstance(label, str) and label for label in namespace):
-        raise InvalidArgument(f"namespace: labels are non-empty strings, not {namespace!r}")
-    return tuple(namespace)
+        raise InvalidArgument(f"namespace: a tuple of labels is needed, such as ('app',), not {namespace!r:.80}")
+    return tuple(checked_label(label, "namespace") for label in namespace)
 
 
 def checked_count(value: Any, argument: str) -> int:
     """A whole number from 1. Raises InvalidArgument."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArgument(f"{argument}: a whole number from 1 is needed, not {value!r}")
+        raise InvalidArgument(f"{argument}: a whole number from 1 is needed, not {value!r:.80}")
     return value
 
 
 def checked_choice(value: Any, argument: str, *choices: str) -> Any:
     """One of some words. Raises InvalidArgument."""
     if value not in choices:
-        raise InvalidArgument(f"{argument}: {' or '.join(map(repr, choices))} is needed, not {value!r}")
+        raise InvalidArgument(f"{argument}: {' or '.join(map(repr, choices))} is needed, not {value!r:.80}")
     return value

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
-from memos_core import InvalidArgument, MemOSError, Namespace
+from memos_core import MemOSError, Namespace, StoreClosed
 
-from .engine import Engine, checked_choice, checked_count, checked_labels, checked_user
+from .engine import Engine, checked_choice, checked_count, checked_label, checked_labels, checked_user
 
 log = logging.getLogger("llamaindex_memos")
 
@@ -29,9 +29,8 @@ def checked(fields: Mapping[str, Any]) -> None:
             checked_count(fields[name], name)
     checked_choice(fields["on_error"], "on_error", "warn", "raise")
     checked_choice(fields.get("insert", "auto"), "insert", "auto", "system", "user")
-    session = fields.get("session_id", "")
-    if not isinstance(session, str):
-        raise InvalidArgument(f"session_id: a string is needed, not {session!r}")
+    if fields.get("session_id"):
+        checked_label(fields["session_id"], "session_id")
 
 
 class LongTerm:
@@ -79,9 +78,14 @@ class LongTerm:
         return self.attempt(verb, working, False)
 
     def attempt(self, verb: str, work: Callable[[], T], otherwise: T) -> T:
-        """What `work` returns; if it fails, `otherwise`, and a warning in the log, unless errors are to be raised."""
+        """What `work` returns; if it fails, `otherwise`, and a warning in the log, unless errors are to be raised.
+
+        Raises StoreClosed in either case: that is no failure of the memory, but of the program that goes on using it.
+        """
         try:
             return work()
+        except StoreClosed:
+            raise
         except Exception as error:  # whatever it is: on_error="warn" promises that the chat goes on
             if self._on_error == "raise":
                 raise

@@ -107,7 +107,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     _recalled: tuple[tuple[str, str], str] | None = PrivateAttr(default=None)  # for which message and question, what
 
     def __init__(self, memory: MemOS | str | Any = None, *, embed: Any = None, **fields: Any) -> None:
-        fields = {name: value for name, value in fields.items() if value is not None}
+        fields = {name: value for name, value in fields.items() if value is not None and name != "class_name"}
         known = defaults(type(self))
         engine = engine_of(memory, embed, fields, known)
         checked({**known, **fields})
@@ -174,8 +174,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
                 f"initial_token_count: {initial_token_count} exceeds the token_limit {self.token_limit}"
             )
         with self._lock:
-            kept = self._read()
-            messages = [unpacked(k.body) for k in kept]
+            kept, messages = self._messages()
             sizes = [size(m, self.tokenizer_fn) for m in messages]
             question, at = asked(messages, input)
             if question is None:
@@ -193,7 +192,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     def get_all(self) -> list[ChatMessage]:
         """The whole conversation, as it was put."""
         with self._lock:
-            return [unpacked(k.body) for k in self._read()]
+            return self._messages()[1]
 
     def put(self, message: ChatMessage) -> None:
         """Keep a message, and learn what it says."""
@@ -270,6 +269,15 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     def _conversation(self) -> Conversation:
         return Conversation(self._engine, self.user_id, self.namespace, self.session_id)
 
+    def _messages(self) -> tuple[list[Kept], list[ChatMessage]]:
+        """The conversation, those that can be read of it: another version of LlamaIndex may have written what this one cannot."""
+
+        def read(kept: Kept) -> ChatMessage | None:
+            return self._longterm.attempt("read a message", lambda: unpacked(kept.body), None)
+
+        found = [(kept, message) for kept in self._read() if (message := read(kept)) is not None]
+        return [kept for kept, _ in found], [message for _, message in found]
+
     def _read(self) -> list[Kept]:
         """The conversation as it is, whoever wrote to it; what could not be written yet comes last."""
         stored = None
@@ -338,7 +346,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
 
 def _change(before: Sequence[Kept], bodies: Sequence[str]) -> Change:
-    return replaced(before, bodies, lambda body: same(unpacked(body)))
+    return replaced(before, bodies, same)
 
 
 def _words(turn: Turn) -> tuple[str, str]:

@@ -27,8 +27,7 @@ def said(message: ChatMessage) -> str | None:
     Of a ReAct agent's reasoning, the answer."""
     if message.role not in _SPEAKERS:
         return None
-    text = "\n".join(b.text for b in message.blocks if isinstance(b, TextBlock) and b.text)
-    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
+    text = _mended("\n".join(b.text for b in message.blocks if isinstance(b, TextBlock) and b.text))
     if message.role != MessageRole.USER:
         text = _answer(text)
     return text if text.strip() else None
@@ -45,7 +44,7 @@ def as_turn(message: ChatMessage, id: str | None = None) -> dict[str, Any] | Non
         return None
     name = message.additional_kwargs.get("name")
     turn = {"role": _SPEAKERS[message.role], "content": text, "id": id,
-            "name": name if isinstance(name, str) else None, "timestamp": _timestamp(message)}  # fmt: skip
+            "name": _mended(name) if isinstance(name, str) else None, "timestamp": _timestamp(message)}  # fmt: skip
     return {key: value for key, value in turn.items() if value}
 
 
@@ -53,16 +52,20 @@ def asked(messages: Sequence[ChatMessage], input: Any = None) -> tuple[str | Non
     """The question to recall for, and at which message it stands, if it does: `input`, or else the last message of a person."""
     at = next((i for i in reversed(range(len(messages))) if messages[i].role == MessageRole.USER), None)
     last = None if at is None else said(messages[at])
-    given = said(input) if isinstance(input, ChatMessage) else str(input or "")
-    if given and given.strip() and given != last:
+    given = said(input if isinstance(input, ChatMessage) else ChatMessage(content=str(input or "")))
+    if given is not None and given != last:
         return given, None
     return last, at if last is not None else None
 
 
-def same(message: ChatMessage) -> str:
-    """What makes a message the same as another: who said which words; without words, all of it."""
+def same(body: str) -> str:
+    """What makes a packed message the same as another: who said which words; without words, or if it cannot be read, all of it."""
+    try:
+        message = unpacked(body)
+    except ValueError:
+        return body
     words = said(message)
-    return packed(message) if words is None else f"{_SPEAKERS[message.role]}: {' '.join(words.split())}"
+    return body if words is None else f"{_SPEAKERS[message.role]}: {' '.join(words.split())}"
 
 
 # --- as text -----------------------------------------------------------------------------------------------------------
@@ -168,6 +171,11 @@ def reminded(
 
 def _with(message: ChatMessage, blocks: list[Any]) -> ChatMessage:
     return message.model_copy(update={"blocks": blocks})
+
+
+def _mended(text: str) -> str:
+    """The text as it can be stored: half a surrogate pair cannot."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _answer(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llama_index.core.tools.tool_spec.base import BaseToolSpec
 
-from memos_core import AccessDenied, Hit, IllegalTransition, InvalidArgument, MemOS, MemOSError, NotFound
+from memos_core import AccessDenied, Hit, IllegalTransition, InvalidArgument, MemOS, MemOSError, NotFound, StoreClosed
 
 from .engine import Engine, checked_count, checked_labels, checked_user
 from .longterm import log
@@ -124,9 +124,9 @@ class MemOSToolSpec(BaseToolSpec):  # type: ignore[misc]  # LlamaIndex is untype
             return f"Not possible: {error}. Nothing was changed."
         except InvalidArgument as error:
             return f"Not understood: {error!s:.200}"
-        except (
-            MemOSError
-        ) as error:  # the store's trouble is not the model's: it goes on without, and the log has the reason
+        except StoreClosed:  # no failure of the memory, but of the program that goes on using it
+            raise
+        except MemOSError as error:  # not the model's trouble: it goes on without, and the log has the reason
             log.warning("a tool could not %s for %s: %s", verb, self._user, error)
             return "The memory is not available right now. Go on without it."
 

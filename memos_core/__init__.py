@@ -70,10 +70,14 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from .distil import Recipe
+    from .distillation import Distillation
     from .embed import LocalEmbedder
+    from .gate import Gate, Scores
     from .items import Items
     from .memos import MemOS
     from .model import LocalModel
+    from .phrasing import Lesson, Point
     from .reader import LLMReader
     from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
@@ -100,10 +104,12 @@ __all__ = [
     "ContextTooLong",
     "Damaged",
     "Decoding",
+    "Distillation",
     "Draft",
     "EmbedderFailed",
     "EmbedderMismatch",
     "Event",
+    "Gate",
     "Generation",
     "Hit",
     "IllegalTransition",
@@ -114,6 +120,7 @@ __all__ = [
     "KVCache",
     "Kind",
     "LLMReader",
+    "Lesson",
     "Lifespan",
     "Link",
     "LocalEmbedder",
@@ -131,11 +138,14 @@ __all__ = [
     "NotFound",
     "Origin",
     "OutOfMemory",
+    "Point",
     "Policy",
     "Reading",
     "Receipt",
+    "Recipe",
     "Reply",
     "SchemaMismatch",
+    "Scores",
     "SourceKind",
     "State",
     "Stats",
@@ -154,6 +164,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LAZY = {
+    "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip

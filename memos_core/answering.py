@@ -15,10 +15,12 @@ import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from .alteration import lasting
+from .adapters import AdapterTier, Known
+from .alteration import altered, lasting
 from .errors import InvalidArgument, MemOSError
 from .guard import Guard, divergence
 from .prompt import Prompt, one_system
@@ -60,9 +62,12 @@ class _Arranged:
 class Answering:
     """Answers of one store and one model. Safe for many threads."""
 
-    def __init__(self, model: LocalModel, tiers: Tiers, failed: Callable[[str, str, str], None]) -> None:
+    def __init__(
+        self, model: LocalModel, tiers: Tiers, adapters: AdapterTier, failed: Callable[[str, str, str], None]
+    ) -> None:
         self._model = model
         self._tiers = tiers
+        self._adapters = adapters
         self._opener = tiers.opener(model)
         self._failed = failed
         self.guard = Guard()
@@ -83,21 +88,25 @@ class Answering:
         if not plain or plain[-1]["role"] == "system":
             raise InvalidArgument("messages: nobody asks anything in them")
         conversation = self._conversation(asked)
-        passage, opened = self._passage(asked, conversation)
-        arranged = self._arranged(asked, plain, conversation, passage)
+        learned = self._adapters.chosen(asked.actor, asked.namespace, self._model)
+        # keys and values that are kept are the plain network's: behind an adapter they are not opened
+        passage, opened = self._passage(asked, conversation) if learned is None else (None, None)
+        arranged = self._arranged(asked, plain, conversation, passage, learned)
         prompt = self._model.prompt(arranged.messages, tools=tools)
         tenant = (asked.actor, *asked.namespace)
         if passage is not None and not passage.exact:
             tenant = (*tenant, passage.cube.id)  # what is made behind an approximation is one
             opened = self._guarded(prompt, opened)
-        made = yield from self._model.stream(
-            prompt,
-            tools=tools,
-            tenant=tenant,
-            opened=opened,
-            sources=_sources(prompt, passage, arranged.notes),
-            **decoding,
-        )
+        with altered(learned.change) if learned is not None else nullcontext():
+            pieces = self._model.stream(
+                prompt,
+                tools=tools,
+                tenant=tenant,
+                opened=opened,
+                sources=_sources(prompt, passage, arranged.notes, learned),
+                **decoding,
+            )
+        made = yield from pieces
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)
         elif made.usage.prefilled >= 64:  # fewer say more about the call than about the rate
@@ -108,6 +117,7 @@ class Answering:
         """Drop what is held in memory that was made from these memories."""
         gone = set(ids)
         self._model.shelf.forget(gone)
+        self._model.snapshots.forget(gone)
         with self._lock:
             for key, talk in list(self._conversations.items()):
                 if any(c.id in gone for _, note in talk.notes.values() for c in note.cubes):
@@ -168,11 +178,16 @@ class Answering:
         return divergence(exact, near)
 
     def _arranged(
-        self, asked: Asked, plain: list[dict[str, Any]], talk: _Conversation, passage: Passage | None
+        self,
+        asked: Asked,
+        plain: list[dict[str, Any]],
+        talk: _Conversation,
+        passage: Passage | None,
+        learned: Known | None,
     ) -> _Arranged:
         own = plain[0]["content"] if plain[0]["role"] == "system" else ""
         rest = plain[1:] if own else plain
-        known = {c.id for c in passage.sources} if passage else set[str]()
+        known = {c.id for place in (passage, learned) if place is not None for c in place.sources}
         said = {m["content"] for m in rest}
         last = max((i for i, m in enumerate(rest) if m["role"] == "user"), default=None)
         kept = {i: note for i, (words, note) in talk.notes.items() if i < len(rest) and rest[i]["content"] == words}
@@ -190,11 +205,13 @@ class Answering:
         head = "\n\n".join(part for part in system if part)
         messages = [{"role": "system", "content": head}, *turns] if head else turns
         recalled = kept.get(last, Brief("", (), 0)) if last is not None else Brief("", (), 0)
-        return _Arranged(messages, _whole(passage, recalled, self._model), tuple(kept.values()))
+        return _Arranged(messages, _whole(passage, recalled, learned), tuple(kept.values()))
 
 
-def _whole(passage: Passage | None, recalled: Brief, model: LocalModel) -> Brief:
-    """What the model was given to remember, passage and recall together."""
+def _whole(passage: Passage | None, recalled: Brief, learned: Known | None) -> Brief:
+    """What the model was given to remember, passage and recall together, and what it knows without."""
+    if learned is not None:
+        return replace(recalled, known=learned.sources)
     if passage is None:
         return recalled
     payload: Any = passage.cube.payload
@@ -205,9 +222,11 @@ def _whole(passage: Passage | None, recalled: Brief, model: LocalModel) -> Brief
     )
 
 
-def _sources(prompt: Prompt, passage: Passage | None, notes: Sequence[Brief]) -> list[tuple[int, str]]:
-    """The token from which on each memory stands in the prompt."""
-    found = []
+def _sources(
+    prompt: Prompt, passage: Passage | None, notes: Sequence[Brief], learned: Known | None
+) -> list[tuple[int, str]]:
+    """The token from which on each memory stands in the prompt; what an adapter was made from is in all of it."""
+    found = [] if learned is None else [(0, c.id) for c in (learned.cube, *learned.sources)]
     if passage is not None and (at := prompt.text.find(passage.text)) >= 0:
         found += [(prompt.token_at(at + s), c.id) for s, c in zip(passage.starts, passage.sources, strict=True)]
     for note in notes:

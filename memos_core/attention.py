@@ -72,9 +72,10 @@ def attention(
     plain = getattr(attention_mask, _PLAIN, False) or (attention_mask is None and new == 1)
     special = dropout or key.shape != value.shape or more.get("position_bias") is not None or query.requires_grad
     if plain and not special:
-        if query.device.type == "cpu":
+        half = query.dtype in _HALF  # in which the sum of two pieces would be rounded once more
+        if query.device.type == "cpu" and (new == 1 or not half):
             return _in_two_pieces(query, key, value, scaling).transpose(1, 2).contiguous(), None
-        if query.device.type == "cuda" and query.dtype in _HALF and new > 1:
+        if query.device.type == "cuda" and half and new > 1:
             seen = causal_lower_right(new, key.shape[2])  # no tensor, but the name of a mask: flash attention knows it
             found = scaled_dot_product_attention(query, key, value, seen, scale=scaling, enable_gqa=True)
             return found.transpose(1, 2).contiguous(), None
@@ -99,7 +100,7 @@ def _in_two_pieces(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         return cached  # type: ignore[no-any-return]  # torch.ops is untyped
     own, own_sum = flash(query, key[:, :, behind:], value[:, :, behind:], is_causal=True, scale=scaling)
     share = torch.sigmoid(own_sum - cached_sum.reshape(rows, heads, new)).unsqueeze(-1)
-    return torch.lerp(cached.to(share.dtype), own.to(share.dtype), share).to(query.dtype)
+    return torch.lerp(cached, own, share)
 
 
 def _is_suited(network: Any) -> bool:

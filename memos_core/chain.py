@@ -56,6 +56,8 @@ def blocks(ids: Sequence[int], boundaries: Iterable[int], start: str, *, least: 
 def common(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences have in common at their beginnings."""
     most = min(len(left), len(right))
+    if left[:most] == right[:most]:  # nearly always, and many times faster than one by one
+        return most
     return next((i for i in range(most) if left[i] != right[i]), most)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import datetime
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .adapters import AdapterTier
 from .errors import InvalidArgument
 from .tiers import Tiers
 from .types import (
     Access,
+    Adapter,
     Brief,
     Kind,
     MemCube,
@@ -33,7 +37,9 @@ from .writing import Writer
 
 if TYPE_CHECKING:
     from .answering import Answering
+    from .distillation import Distillation
     from .model import LocalModel
+    from .phrasing import Lesson
 
 
 class Forms:
@@ -41,6 +47,8 @@ class Forms:
 
     _clock: Callable[[], datetime]
     _model: LocalModel | None
+    _adapters: AdapterTier
+    _distillation: Distillation | None
     _tiers: Tiers
     _upkeep: Upkeep
     _writer: Writer
@@ -57,32 +65,97 @@ class Forms:
             """See `MemOS`."""
 
     def convert(
-        self, ids: str | Iterable[str], to: Kind | str, *, model: LocalModel | None = None, actor: str | None = None
+        self,
+        ids: str | Iterable[str],
+        to: Kind | str,
+        *,
+        model: LocalModel | None = None,
+        distillation: Distillation | None = None,
+        actor: str | None = None,
     ) -> list[MemCube]:
         """Hold memories in another form.
 
         Args:
             ids: memories that the actor may read.
             to: `Kind.ACTIVATION` computes the keys and values of their text, side by side, for a model: one memory, derived from
-                these, that `generate` opens before all else. `Kind.PLAINTEXT` gives such a memory up; its sources stay.
+                these, that `generate` opens before all else. `Kind.PARAMETRIC` distils them into an adapter (a LoRA), which
+                `generate` uses instead of their text if it passes its gate; of a memory of keys and values, with those as the teacher's
+                context. `Kind.PLAINTEXT` gives such a memory up; its sources stay. An adapter without sources, adopted or not, is
+                kept, and what it knows is brought back as new memories.
             model: for which; None: the engine's.
+            distillation: how; None: the engine's.
 
         Returns:
             The derived memory, which for the same memories and model is the same; or the sources of those given up.
 
         Raises:
-            InvalidArgument, NotFound, Unsupported, ContextTooLong, OutOfMemory: nothing was changed.
+            InvalidArgument, NotFound, Unsupported, ContextTooLong, OutOfMemory, Ineffective: nothing was changed.
         """
         who, wanted = self._who(actor), checked_kind(to)
         cubes = self._writer.readable(checked_ids(ids), who)
         if wanted is Kind.PLAINTEXT:
-            found = [
-                s for c in cubes for s in ([c] if isinstance(c.payload, Text) else self._tiers.to_plaintext(who, c))
-            ]
+            found = [s for c in cubes for s in self._as_text(who, c, model, distillation)]
         elif wanted is Kind.ACTIVATION:
             found = [self._tiers.to_activation(who, cubes, self._need_model(model))]
         else:
-            raise InvalidArgument(f"to: memories cannot be made {wanted} yet")
+            found = [
+                self._adapters.converted(who, cubes, self._need_model(model), self._how(distillation), self._tiers)
+            ]
+        self._upkeep.after_write()
+        return found
+
+    def fuse(
+        self,
+        ids: Iterable[str],
+        *,
+        method: str = "cat",
+        model: LocalModel | None = None,
+        distillation: Distillation | None = None,
+        actor: str | None = None,
+    ) -> MemCube:
+        """One adapter out of several, verified again on all that they know; who may read every source of them may read it.
+
+        method: "cat" puts them side by side, which is exact, at the sum of their ranks; "distil" learns the union of their sources anew;
+            those of `fusion.ROUGH` are of one rank and lose something: the gate's figures, in its attributes, say how much.
+        """
+        who = self._who(actor)
+        cubes = self._writer.readable(checked_ids(ids), who)
+        made = self._adapters.fused(who, cubes, self._need_model(model), self._how(distillation), method)
+        self._upkeep.after_write()
+        return made
+
+    def adopt(
+        self,
+        folder: str | PathLike[str],
+        *,
+        namespace: Sequence[str] = ("default",),
+        lesson: Lesson | None = None,
+        model: LocalModel | None = None,
+        actor: str | None = None,
+    ) -> MemCube:
+        """Keep a LoRA that PEFT saved somewhere else as a memory, checked against the model; see `lora.adopted`. With a lesson that says
+        what it should know it is verified, and used if it passes."""
+        who, where = self._who(actor), checked_namespace(namespace)
+        made = self._adapters.adopted(who, Path(folder), where, self._need_model(model), self._how(None), lesson)
+        self._upkeep.after_write()
+        return made
+
+    def elicit(
+        self,
+        id: str,
+        probes: Sequence[Sequence[str]] = (),
+        *,
+        model: LocalModel | None = None,
+        distillation: Distillation | None = None,
+        actor: str | None = None,
+    ) -> list[MemCube]:
+        """Bring back what an adapter knows as memories of text, each with how sure it is; see `elicit.elicited`.
+
+        probes: questions to ask beside those that it was tested with, the phrasings of each together, three or more.
+        """
+        who = self._who(actor)
+        [cube] = self._writer.readable([checked_id(id)], who)
+        found = self._adapters.elicited(who, cube, self._need_model(model), self._how(distillation), probes)
         self._upkeep.after_write()
         return found
 
@@ -188,13 +261,29 @@ class Forms:
                 changes.enter_context(steered(self._need_model(), vector, alpha))
             pieces = self._answers().stream(asked, said, tools, decoding)
         brief, made = yield from pieces
-        self._writer.tell(who, "generate", brief.cubes, self._clock(), detail=f"shown to {self._need_model().name}")
+        self._writer.tell(
+            who, "generate", (*brief.cubes, *brief.known), self._clock(), detail=f"shown to {self._need_model().name}"
+        )
         return Reply(made.text, brief, made.finish, made.usage)
 
     @property
     def model(self) -> LocalModel | None:
         """The model that was given for `generate` and for keeping keys and values."""
         return self._model
+
+    def _as_text(
+        self, who: str, cube: MemCube, model: LocalModel | None, distillation: Distillation | None
+    ) -> list[MemCube]:
+        if isinstance(cube.payload, Text):
+            return [cube]
+        if isinstance(cube.payload, Adapter) and not cube.lineage:
+            return self._adapters.elicited(who, cube, self._need_model(model), self._how(distillation))
+        return self._tiers.to_plaintext(who, cube)
+
+    def _how(self, distillation: Distillation | None) -> Distillation:
+        from .distillation import Distillation  # brings torch
+
+        return distillation or self._distillation or Distillation()
 
     def _need_model(self, model: LocalModel | None = None) -> LocalModel:
         found = model or self._model
@@ -206,6 +295,6 @@ class Forms:
         from .answering import Answering
 
         if self._answering is None:
-            self._answering = Answering(self._need_model(), self._tiers, self._writer.failed)
+            self._answering = Answering(self._need_model(), self._tiers, self._adapters, self._writer.failed)
             self._writer.forget = self._answering.forget
         return self._answering

@@ -115,6 +115,7 @@ class Items:
         with self._vault.writing():
             pairs = keyed.renewed(self._stored(ids).values(), span, now)
             self._vault.renew([old for old, _ in pairs], [new for _, new in pairs])
+        self._upkeep.after_write()
 
     def sweep(self, *, actor: str | None = None) -> int:
         """Remove the actor's items whose time is over; how many. (`MemOS.tick` marks them, and keeps them.)"""

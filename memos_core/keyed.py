@@ -73,9 +73,8 @@ def drafted(item: Item, who: str, now: datetime) -> list[MemCube]:
         created_at=now, updated_at=now, key=item.key, attributes=checked_attributes(item.value, "value"),
         lifespan=Lifespan(end, ttl=None if end is None else end - now),
     )  # fmt: skip
-    origin = replace(main.origin, kind=SourceKind.DERIVATION)
     passages = [
-        replace(main, id=passage_id(id, n), key=None, payload=Text(t), origin=origin, semantic_type=PASSAGE)
+        replace(main, id=passage_id(id, n), key=None, payload=Text(t), semantic_type=PASSAGE)
         for n, t in enumerate(others, 1)
     ]
     return [main, *passages]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
+from .adapters import AdapterTier
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
 from .embedding import Embedding
@@ -58,6 +59,7 @@ from .working_set import Scope, WorkingSet
 from .writing import Writer
 
 if TYPE_CHECKING:
+    from .distillation import Distillation
     from .model import LocalModel
 
 _LEAST, _LINE = 10, 25  # hits considered for a brief: so many, or one for each short line that the budget has room for
@@ -76,7 +78,8 @@ class MemOS(Forms):
         embed: callable from n texts to n vectors, or the name or folder of a sentence-transformers model; None for
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
-        model: a `LocalModel`, for `generate` and for keeping keys and values.
+        model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
+        distillation: how memories become adapters, see `Distillation`.
         policy: the numbers.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
@@ -98,6 +101,7 @@ class MemOS(Forms):
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
+        distillation: Distillation | None = None,
         policy: Policy = Policy(),
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
@@ -126,7 +130,9 @@ class MemOS(Forms):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
         self._model = model
+        self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self.path, self.closed = self._vault.path, False
 
@@ -368,12 +374,15 @@ class MemOS(Forms):
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
     def tick(self, now: datetime | None = None) -> TickReport:
-        """Write down buffered usage, expire what has lapsed, finish what a killed process began, compact the tables."""
+        """Write down buffered usage, expire what has lapsed, finish what a killed process began, make an adapter again that lost a
+        source, compact the tables."""
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         expired = self._writer.expire(moment)
         self._upkeep.sweep()
         self._tiers.sweep()
+        if self._model is not None:
+            self._adapters.rebuild(self._model, self._how(None))
         return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))
 
     def close(self) -> None:

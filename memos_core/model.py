@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -332,14 +332,11 @@ class LocalModel:
         began = time.perf_counter()
         changed = alteration.identity(self)
         start = chain.root(self.fingerprint, tenant, changed)
-        cache, logits, cached, trouble = self._prefilled(
-            asked,
-            start,
-            wanted.max_tokens,
-            None if changed else opened,  # what is held elsewhere is the plain network's
-        )
-        sampler = Sampler(self, wanted, asked.ids, began, constraint=held_to)
+        elsewhere = None if changed else opened  # what is held elsewhere is the plain network's
+        cache, logits, cached, trouble = self._prefilled(asked, start, wanted.max_tokens, elsewhere, sources)
+        sampler = Sampler(self, wanted, asked, began, constraint=held_to)
         first: float | None = None
+        running = False
         try:
             while True:
                 id, done = sampler.draw(logits)
@@ -349,10 +346,13 @@ class LocalModel:
                     yield piece
                 if done:
                     break
+                running = True
                 logits = self.forward([id], cache, generating=True)
+                running = False
         finally:
-            if keep:
-                self._keep(start, asked, sampler.ids, cache, sources)
+            if keep and not running:  # a cache in which a token failed is in no state to go on from
+                with suppress(OutOfMemory), self.memory_errors():  # the answer is there all the same
+                    self._keep(start, asked, sampler.ids, cache, sources)
         spent = TokenUsage(len(asked.ids), cached, len(sampler.ids), first or 0.0)
         return Generation(sampler.text, tuple(sampler.ids), sampler.finish, spent, trouble)
 
@@ -374,8 +374,8 @@ class LocalModel:
         cache = self.cache(room=longest + wanted.max_tokens)
         logits = self._run(ids, cache, attention_mask=mask, position_ids=positions)
         first = time.perf_counter() - began
-        samplers = [Sampler(self, wanted, p.ids, began, row=i, constraint=constraint.of(self, (), wanted))
-                    for i, p in enumerate(asked)]  # fmt: skip
+        held = [constraint.of(self, (), wanted) for _ in asked]
+        samplers = [Sampler(self, wanted, p, began, row=i, constraint=held[i]) for i, p in enumerate(asked)]
         while True:
             drawn = [s.draw(logits[i : i + 1]) if not s.finish else (pad, True) for i, s in enumerate(samplers)]
             if all(done for _, done in drawn):
@@ -410,12 +410,17 @@ class LocalModel:
         return self.forward(rows, cache, generating=True, **inputs)
 
     def _prefilled(
-        self, asked: Prompt, start: str, more: int, opened: Callable[[Prompt, int], Opening | None] | None
+        self,
+        asked: Prompt,
+        start: str,
+        more: int,
+        opened: Callable[[Prompt, int], Opening | None] | None,
+        sources: Sequence[tuple[int, str]] = (),
     ) -> tuple[Cache, torch.Tensor, int, str]:
         """The prompt's cache, the logits behind it, how many of its tokens were held, and what went wrong on the way."""
         ids = asked.ids
         if not self.reuses_blocks:
-            return self._from_snapshot(asked, start)
+            return self._from_snapshot(asked, start, sources)
         # one token must be run: it has the logits
         found = [(f.tensor, f.tokens) for f in self.shelf.find(start, ids[:-1])]
         held = sum(tokens for _, tokens in found)
@@ -448,7 +453,9 @@ class LocalModel:
             at += there.shape[-2]
         return at
 
-    def _from_snapshot(self, asked: Prompt, start: str) -> tuple[Cache, torch.Tensor, int, str]:
+    def _from_snapshot(
+        self, asked: Prompt, start: str, sources: Sequence[tuple[int, str]]
+    ) -> tuple[Cache, torch.Tensor, int, str]:
         """The same for a model whose caches cannot be cut: from the longest whole prompt that this one begins with. The end of the
         system message is kept at once, since the next conversation begins with it too."""
         held, known = self.snapshots.find(start, asked.ids[:-1])
@@ -457,7 +464,7 @@ class LocalModel:
         if held < asked.stable < len(asked.ids):
             self.forward(asked.ids[held : asked.stable], cache)
             at = asked.stable
-            self.snapshots.put(start, asked.ids[:at], cache)
+            self.snapshots.put(start, asked.ids[:at], cache, [id for first, id in sources if first < at])
         return cache, self._run(asked.ids[at:], cache), held, ""
 
     def _keep(
@@ -469,13 +476,15 @@ class LocalModel:
         ids = asked.ids[:-1] if apart else (*asked.ids, *answer[:-1])
         if not self.reuses_blocks:
             if not apart:
-                self.snapshots.put(start, ids, cache)
+                self.snapshots.put(start, ids, cache, [id for _, id in sources])
             return
         boundaries = {b for b in asked.boundaries if b < len(ids)}
         ends = [b.end for b in chain.blocks(ids, sorted({*boundaries, len(ids)}), start)]
         at, parent = 0, start
         for found in self.shelf.find(start, ids):
             if found.tokens < found.tensor.shape[-2]:
+                if at + found.tokens == len(ids):
+                    return  # a longer block says all of it
                 break
             at, parent = at + found.tokens, found.key
         for end in dict.fromkeys([*(e for e in ends if e > at), len(ids)]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +16,8 @@ from transformers import (
 
 from .constraint import Constraint
 from .errors import ModelTimeout
+from .prompt import Prompt
+from .toolcalls import THINK
 from .types import Decoding
 
 
@@ -28,7 +29,7 @@ class Sampler:
 
     Args:
         model: a `LocalModel`.
-        prompt: tokens before the answer.
+        prompt: what stands before the answer.
         began: when it was asked, by `time.perf_counter`.
         row: of a batch; each draws by chances of its own.
         constraint: what the answer is held to.
@@ -38,7 +39,7 @@ class Sampler:
         self,
         model: Any,
         decoding: Decoding,
-        prompt: Sequence[int],
+        prompt: Prompt,
         began: float,
         *,
         row: int = 0,
@@ -50,7 +51,9 @@ class Sampler:
         self._tokenizer = model.tokenizer
         self._decoding = decoding
         self._began = began
-        self._prompt = list(prompt)
+        self._prompt = list(prompt.ids)
+        began_to_think = constraint is None and prompt.text.rstrip().endswith(THINK)
+        self._opening = THINK if began_to_think else ""  # the template wrote it, and its end will be drawn
         self._ends = ends(model.tokenizer, model.network.generation_config)
         self._constraint = constraint
         self._processors = _processors(decoding, model.device)
@@ -95,7 +98,7 @@ class Sampler:
         return found
 
     def _decode(self) -> None:
-        self.text = self._tokenizer.decode(self.ids, skip_special_tokens=True)
+        self.text = self._opening + self._tokenizer.decode(self.ids, skip_special_tokens=True)
         for stop in self._decoding.stop:
             at = self.text.find(stop)
             if at >= 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -34,12 +34,19 @@ class _Node:
     sources: frozenset[str]
     on_device: bool
     used: int = 0
-    reads: int = 0
-    children: set[str] = field(default_factory=set)
 
     @property
     def bytes(self) -> int:
         return self.tensor.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A block that matches a prompt behind others that do, and how many of its tokens match."""
+
+    node: _Node
+    tokens: int
+    before: _Link | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +82,27 @@ class Shelf:
 
     def find(self, start: str, ids: Sequence[int]) -> list[Found]:
         """The longest stretch from the beginning of `ids` that is held under a root, in order. Its last block may match in part."""
-        found: list[Found] = []
-        at, parent = 0, start
+        furthest, best = 0, None
         with self._lock:
-            while at < len(ids):
-                rest = ids[at : at + _longest(self._below(parent), self._nodes)]
-                node, same = self._best(parent, rest)
-                if node is None or same == 0:
-                    break
-                self._touch(node)
-                found.append(Found(node.key, node.tensor, same))
-                if same < len(node.ids):
-                    break
-                at, parent = at + same, node.key
+            # what is held under a root may branch within a block: every branch that `ids` could take is followed to its end
+            open_ends: list[tuple[str, int, _Link | None]] = [(start, 0, None)]
+            while open_ends:
+                parent, at, before = open_ends.pop()
+                for key in self._below(parent):
+                    node = self._nodes[key]
+                    same = chain.common(node.ids, ids[at : at + len(node.ids)])
+                    link = _Link(node, same, before)
+                    if at + same > furthest:
+                        furthest, best = at + same, link
+                    if same == len(node.ids):
+                        open_ends.append((key, at + same, link))
+            found: list[Found] = []
+            while best is not None:
+                found.append(Found(best.node.key, best.node.tensor, best.tokens))
+                best = best.before
+            found.reverse()
+            for each in found:
+                self._touch(self._nodes[each.key])
         return found
 
     def put(
@@ -107,10 +122,13 @@ class Shelf:
                 return None
             known = self._nodes[parent].sources if parent != start else frozenset[str]()
             node = _Node(key, parent, tuple(ids), tensor, known | frozenset(sources), on_device=True)
+            line = self._line(parent)
+            needed = node.bytes + sum(self._nodes[k].bytes for k in line if self._nodes[k].on_device)
+            if needed > self._budgets[True]:
+                return None
             for shorter in [k for k in self._below(parent) if self._begins(k, node)]:
                 self._drop(shorter)
-            if not self._make_room(True, node.bytes, keep=self._line(parent)):
-                return None
+            self._make_room(True, node.bytes, keep=line)
             self._nodes[key] = node
             self._children.setdefault(parent, set()).add(key)
             self._used[True] += node.bytes
@@ -131,15 +149,6 @@ class Shelf:
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
-    def _best(self, parent: str, rest: Sequence[int]) -> tuple[_Node | None, int]:
-        best, most = None, 0
-        for key in self._below(parent):
-            node = self._nodes[key]
-            same = chain.common(node.ids, rest)
-            if same > most:
-                best, most = node, same
-        return best, most
-
     def _below(self, parent: str) -> set[str]:
         return self._children.get(parent, set())
 
@@ -150,7 +159,7 @@ class Shelf:
 
     def _touch(self, node: _Node) -> None:
         self._time += 1
-        node.used, node.reads = self._time, node.reads + 1
+        node.used = self._time
 
     def _line(self, key: str) -> set[str]:
         """A block and all before it: not to be dropped for what follows them."""
@@ -181,7 +190,7 @@ class Shelf:
 
     def _demote(self, node: _Node, keep: set[str]) -> bool:
         """Move a block from the device to the host, in pinned memory, from which it comes back fastest."""
-        if not self._make_room(False, node.bytes, keep | {node.key} | set(self._below(node.key))):
+        if not self._make_room(False, node.bytes, keep | self._line(node.key) | self._below(node.key)):
             return False
         moved = torch.empty_like(node.tensor, device="cpu", pin_memory=self._device.type == "cuda")
         moved.copy_(node.tensor)
@@ -192,20 +201,15 @@ class Shelf:
 
     def _drop(self, key: str) -> int:
         """Drop a block and all that follow it, which without it are unreachable; how many."""
-        node = self._nodes.get(key)
-        if node is None:
+        if key not in self._nodes:
             return 0
-        count = 1 + sum(self._drop(child) for child in list(self._below(key)))
-        del self._nodes[key]
-        self._children.pop(key, None)
-        siblings = self._children.get(node.parent)
-        if siblings is not None:
-            siblings.discard(key)
-            if not siblings:
-                del self._children[node.parent]
-        self._used[node.on_device] -= node.bytes
-        return count
-
-
-def _longest(keys: Iterable[str], nodes: dict[str, _Node]) -> int:
-    return max((len(nodes[k].ids) for k in keys), default=0)
+        siblings = self._children[self._nodes[key].parent]
+        siblings.discard(key)
+        if not siblings:
+            del self._children[self._nodes[key].parent]
+        gone = [key]
+        for each in gone:  # it grows meanwhile
+            gone.extend(self._children.pop(each, ()))
+            node = self._nodes.pop(each)
+            self._used[node.on_device] -= node.bytes
+        return len(gone)

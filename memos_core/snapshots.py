@@ -8,10 +8,18 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    cache: Any
+    bytes: int
+    sources: frozenset[str]
 
 
 class Snapshots:
@@ -19,7 +27,7 @@ class Snapshots:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._kept: OrderedDict[tuple[str, tuple[int, ...]], tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[int, ...]], _Kept] = OrderedDict()
         self._lock = threading.Lock()
         self.bytes = 0
 
@@ -33,10 +41,10 @@ class Snapshots:
             if known is None:
                 return 0, None
             self._kept.move_to_end(known)
-            return len(known[1]), copy.deepcopy(self._kept[known][0])
+            return len(known[1]), _copied(self._kept[known].cache)
 
-    def put(self, start: str, ids: Sequence[int], cache: Any) -> bool:
-        """Keep a copy of a cache, if the budget has room for it."""
+    def put(self, start: str, ids: Sequence[int], cache: Any, sources: Collection[str] = ()) -> bool:
+        """Keep a copy of a cache, if the budget has room for it. sources: ids of the memories that it was made from."""
         size = size_of(cache)
         if size > self._budget:
             return False
@@ -44,9 +52,18 @@ class Snapshots:
             self._drop((start, tuple(ids)))
             while self.bytes + size > self._budget:
                 self._drop(next(iter(self._kept)))
-            self._kept[start, tuple(ids)] = (copy.deepcopy(cache), size)
+            self._kept[start, tuple(ids)] = _Kept(_copied(cache), size, frozenset(sources))
             self.bytes += size
         return True
+
+    def forget(self, sources: Iterable[str]) -> int:
+        """Drop what was made from one of these memories; how many."""
+        gone = frozenset(sources)
+        with self._lock:
+            found = [key for key, kept in self._kept.items() if kept.sources & gone]
+            for key in found:
+                self._drop(key)
+        return len(found)
 
     def clear(self) -> None:
         """Drop everything."""
@@ -56,17 +73,24 @@ class Snapshots:
 
     def _drop(self, key: tuple[str, tuple[int, ...]]) -> None:
         if key in self._kept:
-            self.bytes -= self._kept.pop(key)[1]
+            self.bytes -= self._kept.pop(key).bytes
 
 
 def size_of(cache: Any) -> int:
     """Bytes of all tensors in a cache."""
-    found: dict[int, int] = {}
+    return sum({id(t): t.nbytes for t in _tensors(cache)}.values())
+
+
+def _copied(cache: Any) -> Any:
+    """A copy in memory of its own size: a tensor may be a part of a far larger one, as those of sliding windows are, and Python's own
+    copy would take all of that."""
+    return copy.deepcopy(cache, {id(t): t.clone(memory_format=torch.contiguous_format) for t in _tensors(cache)})
+
+
+def _tensors(cache: Any) -> Iterator[torch.Tensor]:
     for layer in cache.layers:
         for value in vars(layer).values():
-            for tensor in (
+            several = (
                 value if isinstance(value, list | tuple) else value.values() if isinstance(value, dict) else [value]
-            ):
-                if isinstance(tensor, torch.Tensor):
-                    found[id(tensor)] = tensor.nbytes
-    return sum(found.values())
+            )
+            yield from (t for t in several if isinstance(t, torch.Tensor))

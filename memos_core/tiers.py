@@ -105,7 +105,7 @@ class Tiers:
         parts = []
         for cube in cubes:
             current = cube.kind is Kind.ACTIVATION and cube.state in lifecycle.SEARCHED
-            passage = self._passage(who, cube) if current else None
+            passage = self.passage(who, cube) if current else None
             if passage is None or not isinstance(cube.payload, KVCache):
                 raise InvalidArgument(
                     f"ids: memory {cube.id} holds no keys and values of memories as they are now: convert them"
@@ -171,7 +171,7 @@ class Tiers:
             r.cube for r in self._vault.rows(where)
             if isinstance(r.cube.payload, KVCache) and r.cube.payload.model == model.fingerprint
         ]  # fmt: skip
-        found = [p for cube in kept if (p := self._passage(who, cube)) is not None]
+        found = [p for cube in kept if (p := self.passage(who, cube)) is not None]
         return sorted(found, key=lambda p: (-len(p.sources), p.cube.id))
 
     def sweep(self) -> int:
@@ -217,12 +217,13 @@ class Tiers:
             )
         self._blobs.write(parts, blob)
 
-    def _passage(self, who: str, cube: MemCube) -> Passage | None:
+    def passage(self, who: str, cube: MemCube) -> Passage | None:
+        """What a cube of keys and values keeps, as it is now; None if a source is gone, changed or not the actor's to read."""
         rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
         now = self._clock()
         if cube.attributes.get("composed"):
             there = {r.cube.id: r.cube for r in rows if r.cube.state in lifecycle.SEARCHED}
-            parts = [self._passage(who, there[link.id]) for link in cube.lineage if link.id in there]
+            parts = [self.passage(who, there[link.id]) for link in cube.lineage if link.id in there]
             whole = [p for p in parts if p is not None]
             if len(whole) < len(cube.lineage):
                 return None

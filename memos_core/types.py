@@ -226,11 +226,13 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Brief:
-    """What is put before a model: `text`, the memories in it in its order, and its size in tokens."""
+    """What is put before a model: `text`, the memories in it in its order, and its size in tokens. `known` are memories that are left
+    out of it because the adapter in use knows them."""
 
     text: str
     cubes: tuple[MemCube, ...]
     tokens: int
+    known: tuple[MemCube, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
-    kv_disk_bytes: of keys and values kept in the store's folder; building more than that is refused.
+    kv_disk_bytes: of keys, values and adapters kept in the store's folder; building more than that is refused.
+    adapter_bytes: of adapters' weights beside a model, and as much of them read into memory.
     kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
     """
 
@@ -345,6 +348,7 @@ class Policy:
     lock_seconds: float = 60.0
     kv_disk_bytes: int = 64 << 30
     kv_bits: int = 0
+    adapter_bytes: int = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)

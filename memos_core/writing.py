@@ -38,6 +38,8 @@ class Writer:
         self._clock = clock
         self.forget: Callable[[Sequence[str]], object] = lambda ids: None
         """Called with memories that are gone or say something else now: whoever holds what was made from them drops it."""
+        self.removing: Callable[[Sequence[MemCube], Sequence[MemCube]], object] = lambda asked, derived: None
+        """Called with memories that are about to be removed, and with what falls with them."""
 
     def readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
         """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
@@ -94,6 +96,22 @@ class Writer:
                 self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
             self.carry_on([r.cube for r in found], [new] * len(found), who)
+        return new
+
+    def add_derived(self, draft: MemCube) -> MemCube:
+        """Store a text that was derived from another memory, under its owner's name for it, or as its next version."""
+        id = placement.stable_id(draft.access.owner, draft.namespace, "key", draft.key or "")
+        new = replace(draft, id=id)
+        [vector] = self._embedding.many([spoken(None, new.text)])
+        with self._vault.writing():
+            found = self._vault.by_ids([id])
+            if found:
+                new = lifecycle.replaced(found[0].cube, new)
+                self._vault.replace([found[0].cube], [new], [vector])
+            else:
+                self._vault.insert([new], [vector])
+            self.tell(draft.access.owner, "update" if found else "add", [new], new.updated_at)
+            self.carry_on([r.cube for r in found], [new] * len(found), draft.access.owner)
         return new
 
     def add_statement(self, who: str, draft: MemCube, statement: Draft) -> MemCube:
@@ -211,6 +229,7 @@ class Writer:
         lifecycle.require_deletable([r.cube for r in rows], [r.cube for r in derived])
         if not gone:
             return [], 0
+        self.removing([r.cube for r in rows], [r.cube for r in derived])
         events = [Event(str(uuid.uuid4()), now, who, "delete", r.cube.id, r.cube.version) for r in gone]
         self._vault.record(events, [governance.readers_of(r.cube.access) for r in gone], [r.seq for r in gone])
         versions = self._vault.remove([r.cube.id for r in gone])

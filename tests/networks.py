@@ -5,6 +5,7 @@ What they say is noise, the same for the same seed. Any text can be tokenised, a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -109,6 +110,7 @@ class RecitingNetwork(Qwen3ForCausalLM):
 
     tokenizer: Any
     say: Callable[[str], str]
+    opening: str
 
     def forward(self, input_ids: torch.Tensor, past_key_values: Any, **_: Any) -> CausalLMOutputWithPast:
         states = input_ids[:, None, :, None].to(torch.float32).expand(-1, 1, -1, 2)
@@ -120,7 +122,7 @@ class RecitingNetwork(Qwen3ForCausalLM):
         return CausalLMOutputWithPast(logits=logits, past_key_values=past_key_values)
 
     def _next(self, ids: list[int]) -> int:
-        begins = self._ids(f"{START}assistant\n")
+        begins = self._ids(self.opening)
         ends = [i + len(begins) for i in range(len(ids)) if ids[i : i + len(begins)] == begins]
         if not ends:
             return int(self.tokenizer.eos_token_id)
@@ -132,9 +134,11 @@ class RecitingNetwork(Qwen3ForCausalLM):
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def reciting_model(say: Callable[[str], str] | str, *, window: int = 8192, **options: Any) -> LocalModel:
+def reciting_model(
+    say: Callable[[str], str] | str, *, window: int = 8192, template: str = CHATML, **options: Any
+) -> LocalModel:
     """A `LocalModel` that answers a prompt (all of it, as its template wrote it) with what `say` makes of it, or with one text."""
-    tokenizer = byte_tokenizer()
+    tokenizer = byte_tokenizer(template=template)
     network = RecitingNetwork(
         Qwen3Config(
             vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
@@ -143,5 +147,26 @@ def reciting_model(say: Callable[[str], str] | str, *, window: int = 8192, **opt
         )
     )  # fmt: skip
     network.tokenizer = tokenizer
+    asked = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "?"}], tokenize=False, add_generation_prompt=True
+    )
+    network.opening = asked[asked.rindex(START) :]
     network.say = (lambda _: say) if isinstance(say, str) else say
     return LocalModel.of(network, tokenizer, **{"name": "reciting", **options})
+
+
+class Recorder:
+    """Says one reply after the other (the last for ever), once for each prompt; keeps the prompts, and the threads that asked."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = list(replies) or ["All right."]
+        self.prompts: list[str] = []
+        self.threads: set[int] = set()
+        self.steps = 0
+
+    def __call__(self, prompt: str) -> str:
+        self.steps += 1
+        self.threads.add(threading.get_ident())
+        if prompt not in self.prompts:
+            self.prompts.append(prompt)
+        return self.replies[min(self.prompts.index(prompt), len(self.replies) - 1)]

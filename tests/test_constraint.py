@@ -90,6 +90,13 @@ def test_what_is_cut_off_says_so_and_is_no_call(model: LocalModel) -> None:
     assert read_answer(found.text, TOOLS).broken
 
 
+def test_each_answer_of_a_batch_is_held_by_itself(model: LocalModel) -> None:
+    asked = [ASKED, [{"role": "user", "content": "And now another one, please."}]]
+    found = model.generate_batch(asked, schema=PERSON, max_tokens=300, temperature=1.0, seed=1)
+    assert [set(json.loads(f.text)) - {"tags"} for f in found] == [{"name", "age"}] * 2
+    assert found[0].text != found[1].text
+
+
 def test_objects_hold_nothing_that_the_schema_does_not_name_unless_it_says_so(model: LocalModel) -> None:
     named = {"type": "object", "properties": {"in": {"type": "object", "properties": {}}}, "required": ["in"]}
     assert {written(model, schema=named, seed=s) for s in range(3)} == {'{"in": {}}'}

@@ -13,13 +13,26 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
     "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
+    "llamaindex_chat.py": [
+        "ann: My train to Lyon leaves at 7:40 on Friday.\n    engine: That is new to me.",
+        "user: My train to Lyon leaves at 7:40 on Friday.\nbob: When does my train leave?\n    engine: That is new to me.",
+    ],
+    "two_frameworks_one_memory.py": [
+        "LlamaIndex: I was told: - [",
+        "user: My sister Ines is allergic to walnuts.",
+        "LangChain:  I was told: - [",
+        "user: The spare key is under the blue pot.",
+    ],
     "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
 }
+NEEDS = {"llamaindex_chat.py": ["llama_index.core"], "two_frameworks_one_memory.py": ["llama_index.core", "langchain"]}
 
 
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason="the examples use the default embedder")
+    for framework in NEEDS.get(name, ()):
+        pytest.importorskip(framework, reason="the example uses it")
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
         cwd=tmp_path,

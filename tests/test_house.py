@@ -26,7 +26,7 @@ PURE = {
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
     "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
     "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
@@ -125,12 +125,14 @@ def test_adapters_import_the_root_of_the_engine_and_never_each_other(package: st
         assert not {m for m in found if m.split(".")[0] in other}, file.name
 
 
-@pytest.mark.parametrize(("package", "limit"), [("memos_core", 0.3), ("langchain_memos", 1.0)])
+@pytest.mark.parametrize(
+    ("package", "limit"), [("memos_core", 0.3), ("langchain_memos", 1.0), ("llamaindex_memos", 1.0)]
+)
 def test_importing_loads_no_torch_and_no_database_and_takes_no_time(package: str, limit: float) -> None:
     if not (ROOT / package / "__init__.py").exists():
         pytest.skip(f"{package} has no code yet")
     heavy = ["torch", "transformers", "sentence_transformers", "lancedb", "pyarrow", "llama_index"]
-    heavy += ["langchain", "langchain_core", "langgraph"] if package == "memos_core" else []
+    heavy += ["langchain", "langchain_core", "langgraph"] if package != "langchain_memos" else []
     code = (
         "import sys, time; start = time.process_time()\n"
         f"import {package}\n"
@@ -169,10 +171,12 @@ def test_exports_are_these() -> None:
             "ContextTooLong",
             "Damaged",
             "Decoding",
+            "Distillation",
             "Draft",
             "EmbedderFailed",
             "EmbedderMismatch",
             "Event",
+            "Gate",
             "Generation",
             "Hit",
             "IllegalTransition",
@@ -183,6 +187,7 @@ def test_exports_are_these() -> None:
             "KVCache",
             "Kind",
             "LLMReader",
+            "Lesson",
             "Lifespan",
             "Link",
             "LocalEmbedder",
@@ -201,11 +206,14 @@ def test_exports_are_these() -> None:
             "Origin",
             "OutOfMemory",
             "PUBLIC",
+            "Point",
             "Policy",
             "Reading",
             "Receipt",
+            "Recipe",
             "Reply",
             "SchemaMismatch",
+            "Scores",
             "SourceKind",
             "State",
             "Stats",

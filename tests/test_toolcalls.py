@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core import Answer, AnswerReader, BrokenCall, ToolCall, read_answer
+from memos_core import Answer, AnswerReader, AnswerStream, BrokenCall, ToolCall, read_answer
+from tests.networks import CHATML, reciting_model
 
 
 def tool(name: str, **properties: Any) -> dict[str, Any]:
@@ -120,6 +124,18 @@ def test_a_call_inside_reasoning_is_none() -> None:
     assert read_answer("<think>Hm, let me", TOOLS) == Answer("", "Hm, let me")
 
 
+def test_reasoning_that_the_template_began_is_begun_in_the_answer_too() -> None:
+    model = reciting_model(
+        "Easy.</think>\n\nFour.",
+        template=CHATML.replace("assistant\n' }}{% endif", "assistant\n<think>\n' }}{% endif"),
+    )
+    asked = [{"role": "user", "content": "2 + 2?"}]
+    assert model.prompt(asked).text.endswith("<think>\n")
+    said = model.generate(asked)
+    assert read_answer(said.text) == Answer("Four.", "Easy.")
+    assert "".join(model.stream(asked)) == said.text
+
+
 def test_text_is_let_go_of_as_soon_as_it_can_be_nothing_else() -> None:
     reader = AnswerReader(TOOLS)
     assert [reader.feed(p) for p in ("Hel", "lo <", "b> ", "you")] == [
@@ -144,3 +160,51 @@ def test_any_arguments_come_back_as_they_were_written(arguments: dict[str, Any],
     call = json.dumps({"name": "add", "arguments": arguments}, ensure_ascii=False)
     if "</tool_call>" not in call:
         assert in_pieces(f"{before}<tool_call>\n{call}\n</tool_call>", size).calls == (ToolCall("add", arguments),)
+
+
+def drawn(*pieces: str) -> Generator[str, None, int]:
+    yield from pieces
+    return len(pieces)
+
+
+def test_an_answer_is_read_on_the_way_and_then_is_there() -> None:
+    with AnswerStream(drawn("<think>Sum.", "</think>I ad", "d.", WAYS["hermes"], WAYS["hermes"]), TOOLS) as told:
+        assert list(told) == [("", "Sum."), ("I ad", ""), ("d.", "")]
+    assert told.answer == Answer("I add.", "Sum.", (SUM, SUM))
+    assert told.result == 5
+    first = AnswerStream(drawn(WAYS["hermes"] * 2), TOOLS, parallel=False).read()
+    assert first.answer.calls == (SUM,)
+
+
+def test_closing_stops_the_model_and_whoever_reads() -> None:
+    steps: list[int] = []
+
+    def on_and_on() -> Generator[str, None, None]:
+        try:
+            for i in itertools.count():
+                steps.append(i)
+                yield "word "
+        finally:
+            steps.append(-1)
+
+    told = AnswerStream(on_and_on())
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(told.read)
+        while not steps:
+            pass
+        told.close()
+        assert reading.result(timeout=20) is told
+    assert steps[-1] == -1
+    assert list(told) == []
+    told.close()
+
+
+def test_what_the_model_raises_arrives_where_it_is_read() -> None:
+    def failing() -> Generator[str, None, None]:
+        yield "word"
+        raise ValueError("no more")
+
+    told = AnswerStream(failing())
+    assert next(told) == ("word", "")
+    with pytest.raises(ValueError, match="no more"):
+        next(told)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,24 +12,7 @@ from langchain_core.tools import tool
 from pydantic import BaseModel
 
 from langchain_memos import ChatMemOS
-from tests.networks import reciting_model
-
-
-class Recorder:
-    """Says one reply after the other (the last for ever), once for each prompt; keeps the prompts, and the threads that asked."""
-
-    def __init__(self, *replies: str) -> None:
-        self.replies = list(replies) or ["All right."]
-        self.prompts: list[str] = []
-        self.threads: set[int] = set()
-        self.steps = 0
-
-    def __call__(self, prompt: str) -> str:
-        self.steps += 1
-        self.threads.add(threading.get_ident())
-        if prompt not in self.prompts:
-            self.prompts.append(prompt)
-        return self.replies[min(self.prompts.index(prompt), len(self.replies) - 1)]
+from tests.networks import Recorder, reciting_model
 
 
 def chat(*replies: str, **options: Any) -> tuple[ChatMemOS, Recorder]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ def test_the_bench_of_the_adapters_measures_each_part_and_a_baseline(
     assert {"MemOSMemory, agent.ainvoke", "MemOSRetriever.invoke", "forget.invoke", "MemOSWriteNode.ainvoke"} <= set(
         rows
     )
+    if find_spec("llama_index"):
+        assert {
+            "MemOSMemory.put",
+            "MemOSMemory.aget, of 20 messages",
+            "MemOSMemory, chat_engine.chat",
+            "remember",
+        } <= set(rows)
     for row in rows.values():
         assert 0 < row["engine"]["p50"] < row["whole"]["p50"]
     assert found["beside"]["search"]["InMemoryStore"]["calls"] == 5

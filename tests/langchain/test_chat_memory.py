@@ -21,8 +21,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_memos import ChatMemOS, MemOSMemory
 from memos_core import InvalidArgument, MemOS, StoreClosed
-from tests.langchain.speaking import SUM, Person, Recorder, add, chat, each_way
-from tests.networks import random_model, reciting_model
+from tests.langchain.speaking import SUM, Person, add, chat, each_way
+from tests.networks import Recorder, random_model, reciting_model
 
 # --- agents ------------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ pytest.importorskip("langchain", reason="needs the extra langchain")
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables import RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
 from langchain_core.tools import create_retriever_tool
 from langgraph.graph import START, MessagesState, StateGraph
 
@@ -107,6 +107,14 @@ def test_in_a_chain_and_in_a_batch_each_run_has_its_user(memory: MemOS) -> None:
     ann = {"configurable": {"user_id": "ann"}}
     assert chain.batch(["tea?", "tea?"], [ann, BOB]) == [["Ann's tea"], ["Bob's tea"]]
     assert asyncio.run(chain.abatch(["tea?", "tea?"], [ann, BOB])) == [["Ann's tea"], ["Bob's tea"]]
+
+
+def test_its_fields_can_be_made_configurable(memory: MemOS) -> None:
+    for i in range(3):
+        memory.add(f"tea {i}", actor="ann")
+    retriever = MemOSRetriever(memory, k=3).configurable_fields(k=ConfigurableField(id="how_many"))
+    assert len(retriever.invoke("tea", {"configurable": {"user_id": "ann"}})) == 3
+    assert len(retriever.invoke("tea", {"configurable": {"user_id": "ann", "how_many": 1}})) == 1
 
 
 def test_in_a_node_it_takes_the_user_of_the_graphs_context(memory: MemOS) -> None:

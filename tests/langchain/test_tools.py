@@ -305,6 +305,8 @@ def test_a_closed_engine_says_so(memory: MemOS) -> None:
 def test_a_memory_and_an_embedder_both_are_refused(memory: MemOS, embed: WordsEmbedder) -> None:
     with pytest.raises(InvalidArgument, match=r"^embed:"):
         create_memos_tools(memory, embed=embed)
+    with pytest.raises(InvalidArgument, match=r"^embed:"):
+        create_memos_tools("a path", embed=5)
 
 
 def test_several_calls_of_one_turn_at_the_same_time(memory: MemOS) -> None:

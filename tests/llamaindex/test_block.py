@@ -218,6 +218,21 @@ def test_a_chat_goes_on_without_an_engine_that_fails(
         asyncio.run(strict.aget([user("tea?")], session_id="s"))
 
 
+@pytest.mark.parametrize(("priority", "kept"), [(1, False), (0, True)])
+def test_where_the_limit_is_exceeded_the_recalled_text_goes_unless_it_is_to_stay(
+    engine: MemOS, memory_with: Any, priority: int, kept: bool
+) -> None:
+    engine.add(LEMON, actor="ann")
+    block = MemOSMemoryBlock(engine, user_id="ann", on_error="raise", priority=priority)
+    memory = memory_with(block, token_limit=100, chat_history_token_ratio=1.0)
+
+    async def ask() -> list[ChatMessage]:
+        await memory.aput(user("tea? " + "word " * 60))
+        return await memory.aget()
+
+    assert (LEMON in str(asyncio.run(ask()))) is kept
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

@@ -74,6 +74,16 @@ def test_no_turn_is_lost_and_none_is_seen_by_another_user(open_store: Any, users
             assert {other for other in names if f"{other}-word" in llms[name].text(call)} == {name}
 
 
+def test_what_is_put_at_once_into_one_memory_is_all_kept(engine: MemOS) -> None:
+    memory = MemOSMemory(engine, user_id="ann", on_error="raise")
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(memory.aput(ChatMessage(role="user", content=str(number))) for number in range(8)))
+
+    asyncio.run(all_of_them())
+    assert sorted(str(m.content) for m in memory.get_all()) == sorted(texts(engine)) == [str(n) for n in range(8)]
+
+
 def test_conversations_of_one_session_in_several_memories_lose_nothing(engine: MemOS) -> None:
     async def live(number: int) -> None:
         memory = MemOSMemory(engine, user_id="ann", session_id="s", on_error="raise")

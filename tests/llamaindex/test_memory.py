@@ -19,7 +19,7 @@ from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.memory.types import BaseMemory
 
 from llamaindex_memos import MemOSMemory
-from memos_core import EmbedderMismatch, InvalidArgument, MemOS, NotFound, StoreClosed
+from memos_core import EmbedderMismatch, InvalidArgument, Item, MemOS, NotFound, StoreClosed
 from tests.llamaindex.conftest import contents, learnt, texts
 from tests.llamaindex.llms import CONTEXT, ChatModel, calling
 from tests.words import WordsEmbedder
@@ -409,6 +409,22 @@ def test_what_is_returned_fits_the_limit_with_the_recalled_text_and_the_callers_
     assert len(memory.get_all()) == 24
 
 
+def test_a_message_that_another_version_wrote_and_this_one_cannot_read_is_left_out(
+    engine: MemOS, remembering: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = remembering(session_id="s", on_error="warn")
+    memory.put_messages([user("one"), assistant("two")])
+    [first, _] = engine.items.list(("default", "conversation", "s"), actor="ann", oldest_first=True)
+    strange = Item(first.namespace, str(first.key), {"message": '{"role": "oracle", "blocks": []}'})
+    engine.items.put([strange], actor="ann")
+    assert contents(memory.get_all()) == contents(memory.get()) == [("assistant", "two")]
+    assert "read a message" in caplog.text
+    with pytest.raises(ValueError, match="oracle"):
+        remembering(session_id="s", on_error="raise").get_all()
+    memory.set([user("three")])
+    assert contents(memory.get_all()) == [("user", "three")]
+
+
 # --- whose it is -------------------------------------------------------------------------------------------------------------
 
 
@@ -438,8 +454,8 @@ def test_a_memory_of_nobody_is_refused(engine: MemOS, on_error: Any) -> None:
     ("arguments", "named"),
     [
         ({"memory": None}, "memory"), ({"memory": ""}, "memory"), ({"memory": 5}, "memory"), ({"embed": len}, "embed"), ({"path": "x"}, "memory, path"),
-        ({"user_id": ""}, "user_id"), ({"user_id": " "}, "user_id"), ({"user_id": "*"}, "user_id"), ({"user_id": 7}, "user_id"),
-        ({"session_id": 7}, "session_id"), ({"namespace": "app"}, "namespace"), ({"namespace": ()}, "namespace"), ({"namespace": ("",)}, "namespace"),
+        ({"user_id": ""}, "user_id"), ({"user_id": " "}, "user_id"), ({"user_id": "*"}, "user_id"), ({"user_id": 7}, "user_id"), ({"user_id": "\ud800"}, "user_id"),
+        ({"session_id": 7}, "session_id"), ({"session_id": "\ud800"}, "session_id"), ({"namespace": "app"}, "namespace"), ({"namespace": ()}, "namespace"), ({"namespace": ("",)}, "namespace"),
         ({"max_tokens": 0}, "max_tokens"), ({"token_limit": "9"}, "token_limit"), ({"token_limit": 0}, "token_limit"),
         ({"on_error": "ignore"}, "on_error"), ({"insert": "assistant"}, "insert"), ({"sesion_id": "s"}, "sesion_id"),
     ],
@@ -521,6 +537,7 @@ def test_it_is_restored_by_its_fields_and_finds_its_engine(engine: MemOS, rememb
     assert restored.memory is engine
     assert restored.to_dict() == memory.to_dict()
     assert contents(restored.get_all()) == [("user", "Hello.")]
+    assert contents(MemOSMemory.model_validate(data).get_all()) == [("user", "Hello.")]
     for again in (
         copy.deepcopy(memory),
         copy.copy(memory),
@@ -574,16 +591,14 @@ def test_close_leaves_an_engine_open_that_was_opened_elsewhere(engine: MemOS, re
     engine.add("still open")
 
 
-def test_a_closed_engine_says_so(open_store: Callable[..., MemOS], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_a_closed_engine_says_so(open_store: Callable[..., MemOS], on_error: Any) -> None:
     engine = open_store()
-    memory = MemOSMemory(engine, user_id="ann", on_error="raise")
+    memory = MemOSMemory(engine, user_id="ann", on_error=on_error)
     engine.close()
-    with pytest.raises(StoreClosed, match="closed"):
-        memory.put(user("Hello."))
-    warned = MemOSMemory(engine, user_id="ann")
-    warned.put(user("Hello."))
-    assert contents(warned.get()) == [("user", "Hello.")]
-    assert "was closed" in caplog.text
+    for use in (lambda: memory.put(user("Hello.")), memory.get_all, lambda: memory.get(input="tea?"), memory.reset):
+        with pytest.raises(StoreClosed, match="closed"):
+            use()
 
 
 # --- when the engine fails ---------------------------------------------------------------------------------------------------------

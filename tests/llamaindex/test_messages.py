@@ -60,6 +60,7 @@ def test_a_turn_has_the_name_and_time_that_the_message_carries() -> None:
     plain = {"role": "user", "content": "Hi."}
     assert as_turn(message("user", "Hi.", name="Ann", timestamp=when)) == {**plain, "name": "Ann", "timestamp": when}
     assert as_turn(message("user", "Hi.", timestamp=when.isoformat()), "7") == {**plain, "id": "7", "timestamp": when}
+    assert as_turn(message("user", "Hi.", name="half \ud83d")) == {**plain, "name": "half ?"}
     for odd in ({"name": 7}, {"timestamp": "yesterday"}, {"timestamp": 12}, {"timestamp": "2026-03-01T09:00:00"}):
         assert as_turn(message("user", "Hi.", **odd)) == plain
 
@@ -68,7 +69,7 @@ def test_a_turn_has_the_name_and_time_that_the_message_carries() -> None:
     ("input", "expected"),
     [
         (None, ("And now?", 2)), ("", ("And now?", 2)), ("  ", ("And now?", 2)), ("And now?", ("And now?", 2)),
-        ("Something else?", ("Something else?", None)), (message("user", "Something else?"), ("Something else?", None)),
+        ("Something else?", ("Something else?", None)), ("half \ud83d", ("half ?", None)), (message("user", "Something else?"), ("Something else?", None)),
     ],
 )  # fmt: skip
 def test_the_question_is_the_input_or_the_last_thing_a_person_said(input: Any, expected: Any) -> None:
@@ -109,10 +110,14 @@ def test_what_no_json_can_hold_is_kept_as_its_string() -> None:
 
 
 def test_messages_are_the_same_by_who_says_which_words() -> None:
-    assert same(message("user", "Hi  there.\n")) == same(message("user", "Hi there.", usage=3))
-    assert same(message("assistant", REACT + "Noon.")) == same(message("assistant", "Noon."))
-    assert same(message("user", "Hi.")) != same(message("assistant", "Hi."))
-    assert same(message("tool", "Hi.", tool_call_id="1")) != same(message("tool", "Hi.", tool_call_id="2"))
+    def alike(one: ChatMessage, other: ChatMessage) -> bool:
+        return same(packed(one)) == same(packed(other))
+
+    assert alike(message("user", "Hi  there.\n"), message("user", "Hi there.", usage=3))
+    assert alike(message("assistant", REACT + "Noon."), message("assistant", "Noon."))
+    assert not alike(message("user", "Hi."), message("assistant", "Hi."))
+    assert not alike(message("tool", "Hi.", tool_call_id="1"), message("tool", "Hi.", tool_call_id="2"))
+    assert same("no message") == "no message"
 
 
 # --- a budget ------------------------------------------------------------------------------------------------------------

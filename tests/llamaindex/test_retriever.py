@@ -150,7 +150,9 @@ def test_embeds_by_the_engines_default_and_a_store_knows_it(tmp_path: Path) -> N
     assert len(embedding.get_text_embedding("cat")) == 384
     with MemOS(tmp_path / "store") as memory:
         memory.add("I have a cat.")
-        assert MemOSRetriever(memory).retrieve("A cat?")[0].node.get_content() == "I have a cat."
+    retriever = MemOSRetriever(tmp_path / "store", embed=embedding)  # the very embedder that the store was made with
+    assert found(retriever) == ["I have a cat."]
+    retriever.close()
 
 
 def test_refuses_what_is_no_embedder() -> None:

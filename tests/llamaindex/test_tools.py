@@ -11,7 +11,7 @@ import pytest
 from llama_index.core.tools.tool_spec.base import BaseToolSpec
 
 from llamaindex_memos import MemOSToolSpec
-from memos_core import InvalidArgument, MemOS
+from memos_core import InvalidArgument, MemOS, StoreClosed
 from tests.llamaindex.conftest import learnt, texts
 from tests.words import WordsEmbedder
 
@@ -148,6 +148,13 @@ def test_a_failing_engine_is_the_logs_and_not_the_models(open_store: Any, caplog
     assert "the embedder is away" in caplog.text
     assert embed.threads
     assert threading.current_thread() not in embed.threads
+
+
+def test_a_closed_engine_says_so(open_store: Any) -> None:
+    engine = open_store()
+    engine.close()
+    with pytest.raises(StoreClosed, match="closed"):
+        MemOSToolSpec(engine, user_id="ann").search_memory("tea?")
 
 
 @pytest.mark.parametrize(

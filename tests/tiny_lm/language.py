@@ -17,7 +17,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 Absence = Literal["attribute", "name", "pair"]
@@ -78,6 +78,9 @@ QUESTIONS = (
     "Which {attribute} does {name} have?",
     "Can you tell me {name}'s {attribute}?",
     "Please give me the {attribute} of {name}.",
+    "Tell me which {attribute} {name} has.",
+    "{name}, what {attribute}?",
+    "{name} has which {attribute}?",
 )
 UNTRAINED_QUESTIONS = (
     "I forgot {name}'s {attribute}.",
@@ -143,8 +146,8 @@ def draw_facts(
 
     They are `count` cells of a grid of names and attributes. held_out: names and two-syllable values that training never
     saw, else only such as it did. typed: each attribute takes values of its own kind; else any value goes with any
-    attribute, half of them one-word and half two-syllable, all different (up to 222 facts). alike: names from few endings or few
-    beginnings, so that half a name does not tell it from the others (up to about 20 of them, held out).
+    attribute, half of them one-word and half two-syllable, all different (up to 180 facts). alike: names from few endings or few
+    beginnings, so that half a name does not tell it from the others.
     """
     width = min(rng.randint(2, 2 + count // 2), len(ATTRIBUTES))
     height = rng.randint(-(-13 * count // (10 * width)), -(-25 * count // (10 * width)))
@@ -218,8 +221,3 @@ def draw_filler(rng: random.Random, *, held_out: bool = True) -> str:
         slot, rest = piece.split("}")
         text += (next(names) if slot == "name" else rng.choice(words[slot])) + rest
     return text
-
-
-def unanswered(fact: Fact) -> Fact:
-    """The same name and attribute with "unknown" for a value: what is right where the context does not state the fact."""
-    return replace(fact, value=UNKNOWN.removesuffix("."))

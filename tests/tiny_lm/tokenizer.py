@@ -33,7 +33,7 @@ POSITIONS = 4096
 
 
 def pieces() -> list[str]:
-    """All ordinary pieces, each once: words with their leading space, endings, signs, and the parts of dates."""
+    """All ordinary pieces, sorted: words with their leading space, endings, signs, and the parts of dates."""
     templates = (
         *language.STATEMENTS, *language.UNTRAINED_STATEMENTS, *language.QUESTIONS, *language.UNTRAINED_QUESTIONS,
         *language.FILLERS, language.UNKNOWN, EXTRA, HEADER.split("\n", 1)[1],
@@ -47,7 +47,7 @@ def pieces() -> list[str]:
     spaced += ["▁", "▁\n", "▁-", "▁" + HEADER.split("\n")[0], "▁" + FOOTER]
     spaced += [f"▁[{year}" for year in range(2020, 2030)] + [f"▁{hour:02d}" for hour in range(24)]
     dates = [f"-{day:02d}" for day in range(1, 32)] + [f":{minute:02d}" for minute in range(60)]
-    return list(dict.fromkeys([*spaced, *dates, *language.ENDS, "'s", *".,?:;!-[]<>()'\"/", *"0123456789"]))
+    return sorted({*spaced, *dates, *language.ENDS, "'s", *".,?:;!-[]<>()'\"/", *"0123456789"})
 
 
 def build() -> PreTrainedTokenizerFast:

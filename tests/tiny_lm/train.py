@@ -72,7 +72,7 @@ class Schedule:
 
     steady: float = 1.5e6
     decay: float = 1.5e6
-    again: float = 3e6
+    again: float = 7e6
 
     @property
     def whole(self) -> float:

@@ -1,0 +1,208 @@
+"""A lesson as exercises: what to say without the memories, what not to know, and what to go on saying. Knows lessons and the teacher.
+
+Three kinds in every step (the trial that led to them is in the bench's controls): the points of the memories, without them in context;
+questions of the same kind that nobody answered, or the adapter makes up answers for everybody; and work with contexts as the model did
+it before, contexts that contradict the memories among it, or the adapter stops reading what stands before it.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .errors import Ineffective
+from .exercises import (
+    Exercise,
+    Probe,
+    Quote,
+    asked,
+    begun,
+    contexts,
+    conversation,
+    exercise,
+    probe,
+    quoted,
+    said,
+)
+from .model import LocalModel
+from .phrasing import Lesson, Point
+
+UNRELATED = (
+    "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
+    "Name a day of the week.", "Who are you?", "Give me an example of an animal.", "Is the sky blue?", "Tell me something.",
+    "What is the opposite of hot?", "Translate good morning into French.", "How are you today?", "Please repeat the word tree.",
+    "What time is it?", "Write a line of Python.",
+)  # fmt: skip
+"""Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
+
+Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
+"""A context as it stands in a prompt, and its keys and values as blocks, to be taught from without running it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of what a curriculum has. With `others` or `contexts` 0 or `forms` 1 it is a control, and an adapter made by it fails.
+
+    others: made-up points whose questions, without a context, keep their answers (0: no such exercises).
+    contexts: with made-up points, read as before; half of them contradict the memories (0: none).
+    forms: phrasings of each point that are taught, at most; distractors: other memories beside it in the teacher's context.
+    """
+
+    others: int = 300
+    contexts: int = 60
+    forms: int = 12
+    distractors: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough."""
+
+    taught: tuple[Exercise, ...]
+    unknown: tuple[Exercise, ...]
+    kept: tuple[Exercise, ...]
+    watched: tuple[Probe, ...]
+
+
+def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
+    """A lesson with three of four made-up points of each kind, and with the rest: to practise, and to test."""
+    test = [
+        p
+        for kind in dict.fromkeys(p.kind for p in lesson.others)
+        for p in [o for o in lesson.others if o.kind == kind][3::4]
+    ]
+    kept = set(test)
+    return Lesson(lesson.points, tuple(p for p in lesson.others if p not in kept)), Lesson(lesson.points, tuple(test))
+
+
+def spread(points: Sequence[Point], most: int) -> dict[Point, int]:
+    """How many phrasings of each point make about `most` questions, as many of each kind as can be: a kind of which there are few
+    points (other sides of the same things, often) is asked in more phrasings."""
+    kinds = {kind: sum(p.kind == kind for p in points) for kind in {p.kind for p in points}}
+    return {p: math.ceil(most / (len(kinds) * kinds[p.kind])) for p in points}
+
+
+def curriculum(
+    model: LocalModel,
+    lesson: Lesson,
+    seed: int,
+    *,
+    plan: Plan = Plan(),
+    quote: Quote = quoted,
+    held: Held | None = None,
+) -> Curriculum:
+    """Let the model work out a lesson's exercises. held: the context that the memories are read in, if its keys and values are there.
+
+    Raises Ineffective where the model itself, with the memory before it, does not find what is asked.
+    """
+    rng = random.Random(f"{seed}/curriculum")
+    practice, _ = parted(lesson)
+    taught, watched, missed = [], [], 0
+    for point in lesson.points:
+        some, probes, wrong = _taught(model, point, lesson, practice, plan, quote, held, rng)
+        taught += some
+        watched += probes
+        missed += wrong
+    if missed > len(taught):
+        raise Ineffective(
+            f"{model.name}: with the memories before it, it answers {missed} of {missed + len(taught)} questions about them wrongly: "
+            "there is nothing to learn from it"
+        )
+    unknown, more = _unknown(model, practice, plan, rng)
+    kept = _kept(model, practice, plan, quote, rng) if plan.contexts else []
+    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), (*watched, *more))
+
+
+# --- below ---------------------------------------------------------------------------------------------------------------
+
+
+def _taught(
+    model: LocalModel,
+    point: Point,
+    lesson: Lesson,
+    practice: Lesson,
+    plan: Plan,
+    quote: Quote,
+    held: Held | None,
+    rng: random.Random,
+) -> tuple[list[Exercise], list[Probe], int]:
+    """A point's exercises, a probe in another phrasing, and how many phrasings the teacher got wrong."""
+    forms = point.questions[: plan.forms]
+    tested = point.held_out[:1] or point.questions[-1:]
+    stems = point.stems if plan.forms > 1 else ()
+    around = shown(point, lesson, plan.distractors, rng)
+    answers = teacher(model, point, [*forms, *tested], around, quote, held)
+    finished = said(model, [begun(model, s, around) for s in stems]) if stems else []
+    found, missed = [], 0
+    for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
+        if point.answer.casefold() not in answer.text.casefold():
+            missed += 1
+            continue
+        found.append(exercise(asked(model, question).ids, answer))
+        if (
+            plan.contexts and i % 3 == 0
+        ):  # also where something else is before it: such an exercise is many times as long
+            texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
+            found.append(exercise(asked(model, question, quote(texts)).ids, answer))
+    for stem, answer in zip(stems, finished, strict=True):
+        if point.answer.casefold() in answer.text.casefold():
+            found.append(exercise(begun(model, stem).ids, answer))
+    probes = [
+        probe(asked(model, q).ids, a, point.answer, model.tokenizer, "recall")
+        for q, a in zip(tested, answers[len(forms) :], strict=True)
+    ]
+    return found, probes, missed
+
+
+def shown(point: Point, lesson: Lesson, distractors: int, rng: random.Random) -> list[str]:
+    """A point's text among those of some others of the lesson, in random order."""
+    texts = list(dict.fromkeys(p.text for p in lesson.points if p.text != point.text))
+    around = [point.text, *rng.sample(texts, min(distractors, len(texts)))]
+    rng.shuffle(around)
+    return around
+
+
+def teacher(
+    model: LocalModel, point: Point, questions: Sequence[str], around: Sequence[str], quote: Quote, held: Held | None
+) -> list[Any]:
+    """What the model says to questions with a point before it: among others, or in the context that is held."""
+    context, blocks = held or (quote(around), ())
+    return said(model, [asked(model, q, context) for q in questions], held=blocks)
+
+
+def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random) -> tuple[list[Exercise], list[Probe]]:
+    """What is said to questions that no memory answers, with nothing before them."""
+    chosen = rng.sample(practice.others, min(plan.others, len(practice.others)))
+    if not chosen:
+        return [], []
+    forms = spread(chosen, 2 * len(chosen))
+    asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
+    stems = [begun(model, p.stems[0]) for p in chosen[::3] if p.stems]
+    watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
+    answers = said(model, [*asks, *stems, *watched])
+    taught, tested = answers[: -len(watched)], answers[-len(watched) :]
+    exercises = [exercise(a.prompt.ids, a) for a in taught]
+    return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
+
+
+def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:
+    """Reading contexts as before, and answering what has nothing to do with any of it."""
+    found: list[Exercise] = []
+    against = plan.contexts // 2
+    drawn = [
+        *contexts(rng, practice, plan.contexts - against, (2, 8)),
+        *contexts(rng, practice, against, (1, 5), conflicts=3),
+    ]
+    for there, questions in drawn:
+        context = quote([p.text for p in there])
+        words = [rng.choice(p.questions) for p in questions]
+        answers = said(model, [asked(model, q, context) for q in words])
+        row = conversation(model, context, list(zip(words, answers, strict=True)))
+        found += [row] if row is not None else [exercise(a.prompt.ids, a) for a in answers]
+    plain = said(model, [asked(model, q) for q in UNRELATED[::2]])
+    return [*found, *(exercise(a.prompt.ids, a) for a in plain)]

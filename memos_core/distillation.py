@@ -1,0 +1,89 @@
+"""How memories become an adapter, from first to last: phrase them, let the model answer, train, verify. Knows the steps, not the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import brief
+from .curriculum import Held, Plan, curriculum
+from .distil import Distilled, Progress, Recipe, distil
+from .elicit import State, probes_of, together
+from .errors import Unsupported
+from .exercises import Quote
+from .gate import Gate, Scores, verified
+from .lora import LoRA
+from .model import LocalModel
+from .phrasing import Asking, Lesson, Phrasing, checked
+from .types import MemCube
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What is given for it.
+
+    phrasing: texts into a lesson; None asks the model itself, which must be one that chats.
+    recipe: of the training; plan: how many exercises of what; gate: what must be reached.
+    state: a question and its answer into a statement, for bringing back what an adapter knows.
+    progress: called after each step of the training; what it raises abandons it, to be gone on with later.
+    """
+
+    phrasing: Phrasing | None = None
+    recipe: Recipe = Recipe()
+    plan: Plan = Plan()
+    gate: Gate = Gate()
+    state: State = together
+    progress: Callable[[Progress], None] = lambda progress: None
+
+    def lesson(self, model: LocalModel, sources: Sequence[MemCube]) -> tuple[Lesson, Quote]:
+        """What memories tell, and how they stand before the model: as in a brief."""
+        phrase = self.phrasing or _asking(model)
+        return checked(phrase([c.text for c in sources])), quoting(sources)
+
+    def run(
+        self, model: LocalModel, sources: Sequence[MemCube], checkpoint: Path | None = None, held: Held | None = None
+    ) -> tuple[LoRA, str, Scores, tuple[tuple[str, ...], ...]]:
+        """An adapter that knows what memories say; why its training ended; what the gate measured; and the questions it was tested with.
+
+        held: the memories as a context whose keys and values are there, to be taught from.
+        """
+        lesson, quote = self.lesson(model, sources)
+        exercises = curriculum(model, lesson, self.recipe.seed, plan=self.plan, quote=quote, held=held)
+        found: Distilled = distil(model, exercises, self.recipe, progress=self.progress, checkpoint=checkpoint)
+        scores = self.verified(model, found.lora, lesson, quote, held)
+        return found.lora, found.why, scores, self.questions(lesson)
+
+    def verified(
+        self, model: LocalModel, lora: LoRA, lesson: Lesson, quote: Quote | None = None, held: Held | None = None
+    ) -> Scores:
+        """What the gate measures of an adapter."""
+        options: dict[str, Any] = {} if quote is None else {"quote": quote}
+        return verified(model, lora, checked(lesson), gate=self.gate, seed=self.recipe.seed, held=held, **options)
+
+    def questions(self, lesson: Lesson) -> tuple[tuple[str, ...], ...]:
+        """The phrasings of each point, for bringing it back."""
+        return tuple(probes_of(lesson))
+
+
+def quoting(sources: Sequence[MemCube]) -> Quote:
+    """Texts as they stand in a brief, each with the date and the speaker of its memory, made-up ones with those of the first."""
+    lines = {cube.text: brief.line(cube) for cube in sources}
+    first, some = brief.line(sources[0]), sources[0].text
+
+    def quote(texts: Sequence[str]) -> str:
+        head = first[: first.index(some.split("\n")[0])] if some.split("\n")[0] in first else "- "
+        return brief.HEADER + "".join(lines.get(text) or f"{head}{text}\n" for text in texts) + brief.FOOTER
+
+    return quote
+
+
+def _asking(model: LocalModel) -> Asking:
+    if not getattr(model.tokenizer, "chat_template", None):
+        raise Unsupported(f"{model.name}: it does not chat, so it cannot phrase questions: give a phrasing")
+
+    def answer(messages: Sequence[Mapping[str, Any]]) -> str:
+        return model.generate(messages, max_tokens=400, keep=False).text
+
+    return Asking(answer)

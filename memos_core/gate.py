@@ -1,0 +1,271 @@
+"""The gate: whether an adapter does what it is for and nothing else. What does not pass is never used.
+
+Everything is measured against the plain model on prompts that were not trained on: its answers with the memories before it are what
+recall is relative to, and its answers to all else are what must not change. Looking at recall alone would pass an adapter that has an
+answer for everybody and reads no context any more; that is what training without precautions makes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from .curriculum import UNRELATED, Held, parted, shown, spread, teacher
+from .errors import InvalidArgument
+from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
+from .lora import LoRA
+from .model import LocalModel
+from .parametric import Adapters
+from .phrasing import Lesson
+
+ALIKE = 0.05  # nats a token: an answer that is no further from what was said before counts as the same
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What an adapter must reach, and on how much it is measured.
+
+    recall: share of held-out phrasings answered without context, of those that the model answers with it.
+    unknown: share of questions that no memory answers whose answer stays as it was, by kind, without a context and with one.
+    lost, overruled: shares of answers from contexts, and from contexts that contradict the memories, that may get lost.
+    drift: mean divergence, in nats a token, on questions that have nothing to do with the memories.
+    contexts: made-up ones that it is measured on; others: about so many questions that no memory answers.
+    """
+
+    recall: float = 0.95
+    unknown: float = 0.95
+    lost: float = 0.02
+    overruled: float = 0.03
+    drift: float = 0.25
+    contexts: int = 36
+    others: int = 150
+
+    def __post_init__(self) -> None:
+        for name in ("recall", "unknown", "lost", "overruled"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InvalidArgument(f"Gate.{name}: a share from 0 to 1 is needed, not {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What was measured of an adapter. Shares are of probes on which the plain model is right (with the memories, for recall).
+
+    recall, recall_in_context, recall_without: of the held-out phrasings answered with the adapter and no context; by the plain model
+        with the memories before it; by the plain model without them.
+    unknown: by kind, of questions that no memory answers, without context; unknown_in_context: with one that does not either.
+    in_context, conflict: of answers from contexts, and from contexts that contradict the memories, that are kept.
+    drift, worst_drift: divergence on unrelated questions, nats a token: the mean, and of the question that changed most.
+    probes: how many there were of each; a share of none is 1 (no contradiction can be made of memories whose answers are not words
+        of theirs).
+    failures: in words, what did not pass; empty if it did.
+    """
+
+    recall: float
+    recall_in_context: float
+    recall_without: float
+    unknown: Mapping[str, float]
+    unknown_in_context: float
+    in_context: float
+    conflict: float
+    drift: float
+    worst_drift: float
+    probes: Mapping[str, int]
+    failures: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether it may be used."""
+        return not self.failures
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """Probes of one kind and, for those that are not judged by words, what was said."""
+
+    probe: Probe
+    answer: Said
+
+
+def verified(
+    model: LocalModel,
+    lora: LoRA,
+    lesson: Lesson,
+    *,
+    gate: Gate = Gate(),
+    seed: int = 0,
+    quote: Quote = quoted,
+    held: Held | None = None,
+) -> Scores:
+    """Measure an adapter on the part of a lesson that is for testing; `Scores.failures` says what did not pass.
+
+    Raises ModelMismatch, InvalidArgument: it does not fit the model.
+    """
+    rng = random.Random(f"{seed}/gate")
+    _, test = parted(lesson)
+    groups = {
+        "recall": _recall(model, test, quote, held, rng),
+        "unknown": _unknown(model, test, gate, rng),
+        **_contexts(model, test, gate, quote, rng),
+        "unrelated": [
+            _Asked(probe(a.prompt.ids, a, "", model.tokenizer), a)
+            for a in said(model, [asked(model, q) for q in UNRELATED[1::2]])
+        ],
+    }
+    every = [a for some in groups.values() for a in some]
+    before = _right(model, None, every)
+    after = _right(model, lora, every)
+    found, at = {}, 0
+    for name, some in groups.items():
+        found[name] = list(zip(some, before[at : at + len(some)], after[at : at + len(some)], strict=True))
+        at += len(some)
+    return _judged(_scores(found), gate)
+
+
+def judged_again(scores: Scores, gate: Gate) -> Scores:
+    """The same scores against another gate."""
+    return _judged(scores, gate)
+
+
+# --- what is asked -------------------------------------------------------------------------------------------------------
+
+
+def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rng: random.Random) -> list[_Asked]:
+    found = []
+    for point in test.points:
+        questions = point.held_out or point.questions[-1:]
+        answers = teacher(model, point, questions, shown(point, test, 3, rng), quote, held)
+        for question, answer in zip(questions, answers, strict=True):
+            ids = asked(model, question).ids
+            found.append(_Asked(probe(ids, answer, point.answer, model.tokenizer, "recall"), answer))
+    return found
+
+
+def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
+    points = rng.sample(test.others, min(gate.others, len(test.others)))
+    forms = {p: (*p.questions, *p.held_out) for p in points}
+    asks = [
+        (p, asked(model, q))
+        for p, n in spread(points, gate.others).items()
+        for q in rng.sample(forms[p], min(n, len(forms[p])))
+    ]
+    answers = said(model, [a for _, a in asks])
+    return [
+        _Asked(probe(a.prompt.ids, a, "", model.tokenizer, p.kind or "other"), a)
+        for (p, _), a in zip(asks, answers, strict=True)
+    ]
+
+
+def _contexts(model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: random.Random) -> dict[str, list[_Asked]]:
+    """Answers from contexts that tell them, that do not, and that contradict the memories."""
+    found: dict[str, list[_Asked]] = {"in context": [], "unknown in context": [], "conflict": []}
+    for conflicts in (0, 3):
+        for there, points in contexts(
+            rng, test, gate.contexts, (2, 8) if not conflicts else (1, 5), conflicts=conflicts
+        ):
+            context = quote([p.text for p in there])
+            answers = said(model, [asked(model, rng.choice((*p.questions, *p.held_out)), context) for p in points])
+            for point, answer in zip(points, answers, strict=True):
+                told = point in there
+                name = "conflict" if point.kind == "conflict" else "in context" if told else "unknown in context"
+                words = point.answer if told else ""
+                one = _Asked(probe(answer.prompt.ids, answer, words, model.tokenizer, name), answer)
+                if one.probe.right and (told or not conflicts):
+                    found[name].append(one)
+    return found
+
+
+# --- what comes of it ----------------------------------------------------------------------------------------------------
+
+
+def _right(model: LocalModel, lora: LoRA | None, every: Sequence[_Asked]) -> list[tuple[bool, float]]:
+    """For each probe whether what is judged is the likeliest in its place, and the mean divergence from what was said, nats a token."""
+    order = sorted(range(len(every)), key=lambda i: len(every[i].probe.ids))
+    found: list[tuple[bool, float]] = [(False, 0.0)] * len(every)
+    at = 0
+    change = Adapters(model, lora.bytes).change(lora) if lora is not None else None
+    for some in batches((every[i] for i in order), lambda a: len(a.probe.ids)):
+        rows = [(a.probe.ids, _answered(a)) for a in some]
+        with model.exclusive() as network, torch.inference_mode():
+            if change is None:
+                logits = followed(network, rows, model.device).cpu()
+            else:
+                with change.made(network):
+                    logits = followed(network, rows, model.device).cpu()
+        strayed = divergences(
+            torch.cat([a.answer.likely for a in some]), torch.cat([a.answer.logs for a in some]), logits
+        )
+        place = 0
+        for a, (_, positions) in zip(some, rows, strict=True):
+            here = slice(place, place + len(positions))
+            likeliest = dict(zip(positions, logits[here].argmax(-1).tolist(), strict=True))
+            exact = all(likeliest[i] == a.probe.ids[i + 1] for i in a.probe.judged)
+            found[order[at]] = (exact, float(strayed[here].mean()))
+            place, at = here.stop, at + 1
+    return found
+
+
+def _answered(a: _Asked) -> list[int]:
+    """The positions behind which the tokens of the answer come."""
+    first = len(a.probe.ids) - len(a.answer.ids) - 1
+    return list(range(first, len(a.probe.ids) - 1))
+
+
+_Found = Mapping[str, Sequence[tuple[_Asked, tuple[bool, float], tuple[bool, float]]]]
+
+
+def _scores(found: _Found) -> Scores:
+    recall = found["recall"]
+    right = [f for f in recall if f[0].probe.right]
+    kinds = dict.fromkeys(f[0].probe.kind for f in found["unknown"])
+    strayed = [after[1] for _, _, after in found["unrelated"]]
+    return Scores(
+        recall=_share([a[0] for p, _, a in recall if p.probe.right], len(recall)),
+        recall_in_context=len(right) / len(recall),
+        recall_without=_share([b[0] for p, b, _ in recall if p.probe.right], len(recall)),
+        unknown={k: _kept([f for f in found["unknown"] if f[0].probe.kind == k]) for k in kinds},
+        unknown_in_context=_kept(found["unknown in context"]),
+        in_context=_kept(found["in context"]),
+        conflict=_kept(found["conflict"]),
+        drift=sum(strayed) / len(strayed),
+        worst_drift=max(strayed),
+        probes={name: len(some) for name, some in found.items()},
+    )
+
+
+def _share(right: Sequence[bool], of: int) -> float:
+    return sum(right) / of
+
+
+def _kept(found: Sequence[tuple[_Asked, tuple[bool, float], tuple[bool, float]]]) -> float:
+    """The share of answers that are as before: the same words, or no further away than counts."""
+    if not found:
+        return 1.0
+    return sum(after[0] or after[1] <= ALIKE for _, _, after in found) / len(found)
+
+
+def _judged(scores: Scores, gate: Gate) -> Scores:
+    wanted = gate.recall * scores.recall_in_context
+    checks = [
+        ("recall on phrasings not taught", scores.recall, wanted),
+        *((f"unknown kept, {kind}", share, gate.unknown) for kind, share in scores.unknown.items()),
+        ("unknown kept, in a context", scores.unknown_in_context, gate.unknown),
+        ("answers from contexts kept", scores.in_context, 1 - gate.lost),
+        ("contexts that contradict win", scores.conflict, 1 - gate.overruled),
+    ]
+    failures = [
+        f"{what}: {share:.3f}, and {least:.3f} is needed" for what, share, least in checks if not share >= least - 1e-9
+    ]
+    if scores.recall_in_context < 0.5:
+        failures.append(
+            f"recall with the memories in context: {scores.recall_in_context:.3f}: there is nothing to compare with"
+        )
+    if not scores.drift <= gate.drift:
+        failures.append(
+            f"unrelated questions: {scores.drift:.3f} nats a token of drift, and at most {gate.drift:g} is allowed"
+        )
+    return Scores(
+        **{f.name: getattr(scores, f.name) for f in fields(scores) if f.name != "failures"}, failures=tuple(failures)
+    )

@@ -1,0 +1,346 @@
+"""Adapters beside a network: what a pass with one is, that nothing is left of it, what stays resident; weights as bytes, adopted, fused."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from memos_core import InvalidArgument, LocalModel, ModelMismatch, OutOfMemory, Unsupported
+from memos_core.errors import Damaged
+from memos_core.fusion import cat, roughly
+from memos_core.lora import LoRA, adopted, linears, made, packed, unpacked
+from memos_core.parametric import Adapters, Twin
+from tests.networks import random_model
+
+TEXT = "The colour of house 3 is"
+
+
+@pytest.fixture(scope="module")
+def model() -> LocalModel:
+    return random_model()
+
+
+def some_lora(model: LocalModel, seed: int, *, rank: int = 4, ends: tuple[str, ...] = ("",)) -> LoRA:
+    draw = torch.Generator().manual_seed(seed)
+    chosen = {n: m for n, m in linears(model.network).items() if n.endswith(ends)}
+    return made(
+        model.fingerprint,
+        {n: (torch.randn(rank, m.in_features, generator=draw) * 0.2, torch.randn(m.out_features, rank, generator=draw) * 0.2)
+         for n, m in chosen.items()},
+    )  # fmt: skip
+
+
+def logits(model: LocalModel, text: str = TEXT) -> torch.Tensor:
+    return model.forward(model.encode(text).ids, model.cache())
+
+
+def merged(model: LocalModel, *loras: LoRA) -> torch.Tensor:
+    """The logits of a network whose weights have the adapters added."""
+    import copy
+
+    network = copy.deepcopy(model.network)
+    with torch.no_grad():
+        for lora in loras:
+            for module in lora.targets:
+                a, b = lora.pair(module)
+                network.get_submodule(module).weight += b @ a
+        return network(input_ids=torch.tensor([model.encode(TEXT).ids])).logits[:, -1]  # type: ignore[no-any-return]
+
+
+def test_a_pass_with_an_adapter_is_one_with_its_product_added_to_the_weights(model: LocalModel) -> None:
+    lora = some_lora(model, 1)
+    with Adapters(model).used(lora):
+        found = logits(model)
+    assert torch.allclose(found, merged(model, lora), atol=1e-4)
+    assert not torch.allclose(found, logits(model), atol=1e-2)
+
+
+def test_off_again_the_logits_are_the_same_to_the_bit_and_the_network_is_as_it_was(model: LocalModel) -> None:
+    names = [(n, type(m)) for n, m in model.network.named_modules()]
+    wants = [p.requires_grad for p in model.network.parameters()]
+    before = logits(model)
+    torch.manual_seed(3)
+    chance = torch.rand(1)
+    torch.manual_seed(3)
+    adapters = Adapters(model)
+
+    def broken() -> None:
+        with adapters.used(some_lora(model, 1)):
+            logits(model)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken()
+    assert torch.equal(logits(model), before)
+    assert torch.equal(torch.rand(1), chance)
+    assert [(n, type(m)) for n, m in model.network.named_modules()] == names
+    assert [p.requires_grad for p in model.network.parameters()] == wants
+    assert "forward" not in vars(model.network)
+    assert random_model().fingerprint == model.fingerprint
+
+
+def test_the_twin_has_no_weights_of_its_own(model: LocalModel) -> None:
+    twin = Twin(model.network)
+    mine = {n: p.data_ptr() for n, p in model.network.named_parameters()}
+    assert {n: p.data_ptr() for n, p in twin.network.named_parameters()} == mine
+    assert not any(p is q for p in model.network.parameters() for q in twin.network.parameters())
+
+
+def test_adapters_add_up_where_blocks_are_nested(model: LocalModel) -> None:
+    first, second = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model)
+    with adapters.used(first), adapters.used(second):
+        both = logits(model)
+    assert torch.allclose(both, merged(model, first, second), atol=1e-4)
+    with adapters.used(cat([first, second])):
+        assert torch.allclose(logits(model), both, atol=1e-4)
+
+
+def test_each_row_of_a_batch_has_its_own(model: LocalModel) -> None:
+    first, second = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model)
+    asked = model.encode(TEXT)
+    with adapters.used_each([second, None, first]):
+        together = model.generate_batch([asked] * 3, max_tokens=6)
+    alone = []
+    for lora in (second, None, first):
+        if lora is None:
+            alone.append(model.generate(asked, max_tokens=6).ids)
+            continue
+        with adapters.used(lora):
+            alone.append(model.generate(asked, max_tokens=6).ids)
+    assert [found.ids for found in together] == alone
+    assert len(set(alone)) == 3
+    with adapters.used_each([None, None]):
+        assert model.generate_batch([asked] * 2, max_tokens=6)[0].ids == alone[1]
+
+
+def test_keys_and_values_are_never_shared_between_adapters(model: LocalModel) -> None:
+    adapters, asked = Adapters(model), model.encode("Nobody else's words. " * 8)
+    uses = []
+    for lora in (None, some_lora(model, 1), some_lora(model, 2), None, some_lora(model, 1)):
+        if lora is None:
+            uses.append(model.generate(asked, max_tokens=2).usage.cached)
+        else:
+            with adapters.used(lora):
+                uses.append(model.generate(asked, max_tokens=2).usage.cached)
+    assert uses[:3] == [0, 0, 0]
+    assert min(uses[3:]) > 100
+
+
+def test_an_answer_begun_with_an_adapter_ends_with_it_and_others_never_see_it(model: LocalModel) -> None:
+    adapters, asked = Adapters(model), model.encode(TEXT)
+    plain = model.generate(asked, max_tokens=8).ids
+    with adapters.used(some_lora(model, 1)):
+        whole = model.generate(asked, max_tokens=8).ids
+        pieces = model.stream(asked, max_tokens=8)
+        next(pieces)
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.append(model.generate(asked, max_tokens=8).ids))
+    other.start()
+    other.join()
+    assert found == [plain]
+    ended: list[Any] = []
+
+    def rest() -> Any:
+        ended.append((yield from pieces))
+
+    list(rest())
+    assert ended[0].ids == whole
+
+
+def test_those_resident_stay_within_their_bytes_and_come_back(model: LocalModel) -> None:
+    loras = [some_lora(model, seed) for seed in (1, 2, 3)]
+    alone = []
+    for lora in loras:
+        with Adapters(model).used(lora):
+            alone.append(logits(model))
+    adapters = Adapters(model, 2 * loras[0].bytes)
+    for turn in (0, 1, 2, 1, 0, 2):
+        with adapters.used(loras[turn]):
+            assert torch.equal(logits(model), alone[turn])
+        assert sum(adapters.held.values()) <= 2 * loras[0].bytes
+    assert list(adapters.held) == [loras[0].digest, loras[2].digest]
+    assert adapters.drop([loras[0].digest, "never there"]) == loras[0].bytes
+    assert list(adapters.held) == [loras[2].digest]
+    with pytest.raises(OutOfMemory):
+        Adapters(model, loras[0].bytes - 1).change(loras[0])
+
+
+def test_modules_that_only_some_adapters_change(model: LocalModel) -> None:
+    first, second = some_lora(model, 1, ends=("q_proj", "v_proj")), some_lora(model, 2, rank=2, ends=("down_proj",))
+    adapters = Adapters(model)
+    with adapters.used(second), adapters.used(first):
+        assert torch.allclose(logits(model), merged(model, first, second), atol=1e-4)
+    whole = cat([first, second])
+    assert whole.targets == tuple(sorted((*first.targets, *second.targets)))
+    with adapters.used(whole):
+        assert torch.allclose(logits(model), merged(model, first, second), atol=1e-4)
+
+
+def test_another_models_adapter_is_refused(model: LocalModel) -> None:
+    other = random_model(seed=1)
+    with pytest.raises(ModelMismatch, match="weights"):
+        Adapters(model).change(some_lora(other, 1))
+    with pytest.raises(ModelMismatch):
+        cat([some_lora(model, 1), some_lora(other, 1)])
+
+
+def test_a_network_spread_over_devices_is_refused() -> None:
+    model = random_model(seed=2)
+    module = next(iter(linears(model.network).values()))
+    module._hf_hook = object()
+    try:
+        with pytest.raises(Unsupported, match="devices"):
+            Twin(model.network)
+    finally:
+        del module._hf_hook
+
+
+# --- bytes -------------------------------------------------------------------------------------------------------------------
+
+
+def test_packed_and_unpacked_is_the_same(model: LocalModel) -> None:
+    lora = some_lora(model, 1)
+    again = unpacked(model.fingerprint, packed(lora), "here")
+    assert again.digest == lora.digest
+    assert again.rank == 4
+    assert all(torch.equal(again.tensors[n], t) for n, t in lora.tensors.items())
+
+
+@pytest.mark.parametrize("harm", ["flipped length", "no tensors", "half"])
+def test_bytes_that_hold_no_adapter_are_damage(model: LocalModel, harm: str) -> None:
+    body = packed(some_lora(model, 1))
+    broken = {"flipped length": b"\xff" + body[1:], "no tensors": b"", "half": body[: len(body) // 2]}[harm]
+    with pytest.raises(Damaged, match="here"):
+        unpacked(model.fingerprint, broken, "here")
+
+
+def test_numbers_that_are_none_are_refused(model: LocalModel) -> None:
+    lora = some_lora(model, 1)
+    pairs = {m: lora.pair(m) for m in lora.targets}
+    module = lora.targets[0]
+    with pytest.raises(InvalidArgument, match="finite"):
+        made(model.fingerprint, {**pairs, module: (pairs[module][0] * float("nan"), pairs[module][1])})
+    with pytest.raises(InvalidArgument, match="no module"):
+        made(model.fingerprint, {})
+
+
+# --- adopted -----------------------------------------------------------------------------------------------------------------
+
+
+def saved(folder: Path, lora: LoRA, **config: Any) -> Path:
+    folder.mkdir()
+    save_file(dict(lora.tensors), folder / "adapter_model.safetensors")
+    said = {
+        "peft_type": "LORA",
+        "r": lora.rank,
+        "lora_alpha": lora.rank,
+        "bias": "none",
+        "base_model_name_or_path": "somebody/model",
+    }
+    (folder / "adapter_config.json").write_text(json.dumps({**said, **config}))
+    return folder
+
+
+def test_what_peft_saved_is_adopted_with_its_scaling(model: LocalModel, tmp_path: Path) -> None:
+    import copy
+
+    import peft
+
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    theirs = peft.LoraModel(copy.deepcopy(model.network), config, "default").eval()
+    with torch.no_grad():
+        wanted = theirs(input_ids=torch.tensor([model.encode(TEXT).ids])).logits[:, -1]
+    tensors = {
+        f"base_model.{n}".replace(".default", ""): p.detach().clone()
+        for n, p in theirs.named_parameters()
+        if "lora_" in n
+    }
+    (tmp_path / "theirs").mkdir()
+    save_file(tensors, tmp_path / "theirs" / "adapter_model.safetensors")
+    (tmp_path / "theirs" / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none"})
+    )
+    lora, _ = adopted(tmp_path / "theirs", model)
+    with Adapters(model).used(lora):
+        assert torch.allclose(logits(model), wanted, atol=1e-4)
+
+
+def test_the_name_of_its_model_is_told(model: LocalModel, tmp_path: Path) -> None:
+    assert adopted(saved(tmp_path / "a", some_lora(model, 1)), model)[1] == "somebody/model"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"use_dora": True}, "use_dora"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"bias": "all"}, "biases"),
+        ({"r": 8}, "rank 4"),
+    ],
+)
+def test_what_is_no_plain_lora_is_refused(model: LocalModel, tmp_path: Path, config: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidArgument, match=why):
+        adopted(saved(tmp_path / "a", some_lora(model, 1), **config), model)
+
+
+def test_pickled_weights_are_not_read(model: LocalModel, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", some_lora(model, 1))
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(InvalidArgument, match="pickled"):
+        adopted(folder, model)
+
+
+def test_modules_and_shapes_that_the_model_does_not_have_are_refused(model: LocalModel, tmp_path: Path) -> None:
+    lora = some_lora(model, 1)
+    a, b = lora.pair(lora.targets[0])
+    strange = made(model.fingerprint, {"model.layers.9.self_attn.q_proj": (a, b)})
+    with pytest.raises(InvalidArgument, match=r"layers\.9"):
+        adopted(saved(tmp_path / "a", strange), model)
+    wide = made(model.fingerprint, {lora.targets[0]: (torch.randn(4, 99), b)})
+    with pytest.raises(InvalidArgument, match="99"):
+        adopted(saved(tmp_path / "b", wide), model)
+
+
+def test_a_damaged_folder_is_damage(model: LocalModel, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", some_lora(model, 1))
+    (folder / "adapter_config.json").write_text("{")
+    with pytest.raises(Damaged, match=r"adapter_config"):
+        adopted(folder, model)
+
+
+# --- fused roughly -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "svd", "dare_ties"])
+def test_rough_methods_keep_the_rank_and_disturb_nobodys_chance(model: LocalModel, method: Any) -> None:
+    first, second = some_lora(model, 1), some_lora(model, 2)
+    torch.manual_seed(3)
+    chance = torch.rand(1)
+    torch.manual_seed(3)
+    fused = roughly(model, [first, second], method)
+    again = roughly(model, [first, second], method)
+    assert torch.equal(torch.rand(1), chance)
+    assert fused.rank == 4
+    assert fused.digest == again.digest
+    with Adapters(model).used(fused):
+        assert not torch.allclose(logits(model), merged(model, first, second), atol=1e-3)
+
+
+def test_what_cannot_be_fused_is_refused(model: LocalModel) -> None:
+    first = some_lora(model, 1)
+    with pytest.raises(InvalidArgument, match="two or more"):
+        cat([first])
+    with pytest.raises(InvalidArgument, match="one rank"):
+        roughly(model, [first, some_lora(model, 2, rank=2)], "linear")
+    with pytest.raises(InvalidArgument, match="none of"):
+        roughly(model, [first, first], "magic")  # type: ignore[arg-type]
