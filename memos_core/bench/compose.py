@@ -1,7 +1,7 @@
 """How much is lost when keys and values of blocks that were computed apart are joined: `compose` against a full prefill, side by side.
 
 Facts about invented people stand in a system message, in blocks that are computed apart behind the message's beginning; one of them is
-asked for (of every fourth prompt, one that is not there). Names, values and sentences are those of the tests' tiny model, of the fifth
+asked for (in every fourth prompt, one that is not there). Blocks of whole sentences need little of each other; cut anywhere they do. Names, values and sentences are those of the tests' tiny model, of the fifth
 that it is not trained on; no model can know them but from its context.
 """
 
@@ -24,10 +24,10 @@ from ..model import LocalModel
 from . import arguments, progress, report, table
 
 HEADER = "Answer from what follows."
-SETTINGS = ((8, 1, 0), (4, 2, 0), (4, 5, 0), (4, 10, 0), (4, 5, 10))  # blocks, facts of each, other sentences of each
+SETTINGS = ((8, 1, 0, 0), (4, 5, 0, 0), (4, 10, 0, 0), (4, 5, 10, 0), (1, 20, 0, 16), (1, 20, 0, 64))
+"""Blocks, facts of each, other sentences of each, and tokens after which the text is cut instead, in the middle of sentences."""
 REPAIRS = {
     "re-rotated": Repair("none"),
-    "first 4": Repair("first", share=0.2, first=4),
     "first 8": Repair("first", share=0.2, first=8),
     "first": Repair("first", share=0.2, first=10_000),
     "deviating 15 %": Repair("deviation", share=0.15),
@@ -99,9 +99,10 @@ def main(argv: Sequence[str]) -> int:
     args = _arguments(argv)
     model = LocalModel(args.model, device=args.device, dtype=args.dtype)
     found: dict[str, dict[str, Measure]] = {}
-    for blocks, facts, others in SETTINGS:
+    for blocks, facts, others, cut in SETTINGS:
         title = f"{blocks} blocks of {facts} facts" + (f" and {others} other sentences" if others else "")
-        cases = [case(model, random.Random(args.seed + i), blocks, facts, others) for i in range(args.prompts)]
+        title = f"{blocks * facts} facts, cut every {cut} tokens" if cut else title
+        cases = [case(model, random.Random(args.seed + i), blocks, facts, others, cut) for i in range(args.prompts)]
         tokens = sum(len(b) for c in cases for b in c.blocks) / len(cases)
         progress(f"{title}, {tokens:.0f} tokens")
         found[title] = measured(model, cases, REPAIRS)
@@ -128,8 +129,8 @@ def measured(model: LocalModel, cases: Sequence[Case], repairs: Mapping[str, Rep
     return {way: _over(row, stated) for way, row in rows.items()}
 
 
-def case(model: LocalModel, chance: random.Random, blocks: int, facts: int, others: int) -> Case:
-    """A prompt with its blocks; see the module."""
+def case(model: LocalModel, chance: random.Random, blocks: int, facts: int, others: int = 0, cut: int = 0) -> Case:
+    """A prompt with its blocks; see the module and `SETTINGS`."""
     count = blocks * facts
     people = chance.sample(NAMES, count // 3 + 1)
     cells = [(name, attribute) for name in people for attribute in chance.sample(ATTRIBUTES, 4)]
@@ -149,6 +150,8 @@ def case(model: LocalModel, chance: random.Random, blocks: int, facts: int, othe
         cuts.append(whole.token_at(at))
         at += len(text) + 1
     cuts.append(whole.token_at(at - 2) + 1)
+    if cut:
+        cuts = [*range(cuts[0], cuts[-1], cut), cuts[-1]]
     end = whole.token_at(len(asked.text))
     parts = tuple(whole.ids[a:b] for a, b in pairwise(cuts))
     return Case(whole.ids[: cuts[0]], parts, whole.ids[cuts[-1] : end], whole.ids[end:], stated)
