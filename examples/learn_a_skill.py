@@ -46,9 +46,7 @@ def main() -> None:
         print("Before, memories are read at every question:")
         ask(memory)
         [skill] = memory.convert([c.id for c in cubes], Kind.PARAMETRIC)
-        print(
-            f"\nAfter, {skill.payload.bytes:,} bytes of weights know them (gate passed: {skill.attributes['passed']}):"
-        )
+        print(f"\nAfter, {skill.payload.bytes:,} bytes of weights know them (passed: {skill.attributes['passed']}):")
         ask(memory)
         print("\nBrought back, from the weights alone:")
         for found in memory.elicit(skill.id):
