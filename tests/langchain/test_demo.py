@@ -285,7 +285,7 @@ def test_interrupting_is_clean() -> None:
         assert child.stderr is not None
         child.stdout.readline()
         pressed = 0
-        while child.returncode is None and pressed < 6:  # Python drops an interrupt that falls into a finalizer: then one presses again
+        while child.returncode is None and pressed < 6:  # Python drops one that falls into a finalizer
             os.killpg(child.pid, signal.SIGINT)
             pressed += 1
             with suppress(subprocess.TimeoutExpired):
