@@ -21,6 +21,7 @@ _ALL = 2**31 - 1
 
 class MemOSChatStore(AsyncDBChatStore):  # type: ignore[misc]  # LlamaIndex is untyped to this checker
     """Keeps the messages of core's `Memory`, one item of the engine each. They are found by their session, and are not searched.
+    `Memory` takes such a store from LlamaIndex 0.14.24 on.
 
     Args:
         memory: a `MemOS`, or the path of one, opened at first use.
