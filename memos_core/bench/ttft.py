@@ -351,6 +351,7 @@ def _plot(args: argparse.Namespace, cells: list[dict[str, Any]]) -> None:
     except ImportError as error:
         raise InvalidArgument(f"--plot needs matplotlib: pip install matplotlib ({error})") from error
     query = cells[0]["query"]
+    kind = "cpu_seconds" if "cpu_seconds" in cells[0] else "seconds"
     drawn = [c for c in cells if c["query"] == query]
     labels = {
         "whole": "whole prompt run", "copied": "transformers, cache copied", "cropped": "transformers, cache cropped",
@@ -360,8 +361,9 @@ def _plot(args: argparse.Namespace, cells: list[dict[str, Any]]) -> None:
     axes = figure.add_subplot()
     for way, label in labels.items():
         style = {"held": "o-", "whole": "s-"}.get(way, ".--")
-        axes.plot([c["context"] for c in drawn], [c["seconds"][way] for c in drawn], style, label=label)
-    axes.set(xlabel=f"tokens of context (query of {query})", ylabel="seconds to the first token", yscale="log")
+        axes.plot([c["context"] for c in drawn], [c[kind][way] for c in drawn], style, label=label)
+    took = "seconds" if kind == "seconds" else "seconds of processor time"
+    axes.set(xlabel=f"tokens of context (query of {query})", ylabel=f"{took} to the first token", yscale="log")
     axes.set_title(f"{args.preset}, random weights, {args.device}")
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend()
