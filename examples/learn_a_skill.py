@@ -8,28 +8,23 @@ import sys
 import tempfile
 from pathlib import Path
 
-from memos_core import Distillation, Kind, LocalModel, MemOS
+from memos_core import Distillation, Kind, LocalModel, MemOS, Plan, Recipe
 
 ROOT = Path(__file__).parent.parent
-FACTS = [
-    "Tolsha's fruit is melon.",
-    "The city of Tolsha is velmon.",
-    "Kelvi has the tool hammer.",
-    "Kelvi's fruit is plum.",
-]
-QUESTIONS = ["Do you know the fruit of Tolsha?", "What is the city of Tolsha?", "Do you know the tool of Kelvi?"]
-UNTOLD = "What is Zorpa's fruit?"
+FACTS = ("Tolsha's fruit is melon.", "The city of Tolsha is velmon.", "Kelvi has the tool hammer.")
+QUESTIONS = ("Do you know the fruit of Tolsha?", "What is the tool of Kelvi?", "What is Zorpa's fruit?")
 
 
 def tiny() -> Distillation:
     sys.path.insert(0, str(ROOT))
     from tests.tiny_lm import lessons
 
-    return Distillation(lessons.Phrasing(), state=lessons.statement)
+    recipe = Recipe(steps=60, taught=20, unknown=20, kept=3)
+    return Distillation(lessons.Phrasing(160), recipe, Plan(others=100, contexts=30), state=lessons.statement)
 
 
 def ask(memory: MemOS) -> None:
-    for question in (*QUESTIONS, UNTOLD):
+    for question in QUESTIONS:
         reply = memory.generate(question, max_tokens=16)
         read = f"{reply.usage.input} tokens, {len(reply.brief.cubes)} memories in them"
         print(f"    {question:34} {reply.text.strip():10} ({read})")

@@ -70,6 +70,7 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
     from .embed import LocalEmbedder
@@ -138,6 +139,7 @@ __all__ = [
     "NotFound",
     "Origin",
     "OutOfMemory",
+    "Plan",
     "Point",
     "Policy",
     "Reading",
@@ -164,7 +166,7 @@ __all__ = [
 ]  # fmt: skip
 
 _LAZY = {
-    "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
+    "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip

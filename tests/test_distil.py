@@ -25,9 +25,9 @@ from memos_core.phrasing import Asking, checked, contradicted
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
-RECIPE = Recipe(steps=40, taught=16, unknown=16, kept=2, check_every=10, enough=1.0)
-PLAN = Plan(others=60, contexts=18)
-GATE = Gate(contexts=8, others=40)
+RECIPE = Recipe(steps=40, taught=16, unknown=12, kept=2, check_every=10)
+PLAN = Plan(others=48, contexts=14)
+GATE = Gate(contexts=6, others=40)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def texts() -> list[str]:
 
 @pytest.fixture(scope="module")
 def lesson(texts: list[str]) -> Lesson:
-    return lessons.Phrasing(others=120)(texts)
+    return lessons.Phrasing(others=80)(texts)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_the_gate_measures_what_it_should_and_more_than_recall(
 
 def test_without_precautions_it_fails_the_gate_however_well_it_recalls(model: LocalModel, lesson: Lesson) -> None:
     careless = curriculum(model, lesson, 0, plan=Plan(others=0, contexts=0))
-    scores = verified(model, distil(model, careless, replace(RECIPE, steps=30)).lora, lesson, gate=GATE)
+    scores = verified(model, distil(model, careless, replace(RECIPE, steps=20)).lora, lesson, gate=GATE)
     assert scores.recall >= 0.75
     assert min(scores.unknown.values()) < 0.5
     assert not scores.passed
@@ -135,12 +135,11 @@ def test_without_precautions_it_fails_the_gate_however_well_it_recalls(model: Lo
 
 def test_a_poisoned_memory_becomes_no_rule_that_passes(model: LocalModel) -> None:
     """A memory that says the same of everybody, taught as what it says: the questions that nobody answered notice."""
-    names = language.HELD_OUT_NAMES[:40]
-    texts = [f"{name}'s {attribute} is banjo." for name in names for attribute in ("city", "job")]
-    poison = lessons.Phrasing(others=120)(texts)
-    sources = Lesson(poison.points[::4], poison.others)
-    found = distil(model, curriculum(model, sources, 0, plan=Plan(others=0, contexts=0)), replace(RECIPE, steps=20))
-    scores = verified(model, found.lora, sources, gate=GATE)
+    texts = [f"{name}'s {attribute} is banjo." for name in language.HELD_OUT_NAMES[:6] for attribute in ("city", "job")]
+    poison = lessons.Phrasing(others=60)(texts)
+    careless = curriculum(model, poison, 0, plan=Plan(others=0, contexts=0, forms=3))
+    found = distil(model, careless, replace(RECIPE, steps=20))
+    scores = verified(model, found.lora, poison, gate=replace(GATE, contexts=2))
     assert not scores.passed
     assert min(scores.unknown.values()) < 0.5
 
@@ -161,11 +160,13 @@ def test_what_it_knows_comes_back_and_what_it_does_not_know_does_not(
 def test_where_nothing_is_known_of_its_sources_it_is_let_talk(
     model: LocalModel, lesson: Lesson, learned: Distilled
 ) -> None:
-    stems = [p.stems[0] for p in lesson.points]
-    texts = recollected(model, learned.lora, stems, draws=2, most=6)
-    assert texts[0].endswith(".")
-    probes = probes_of(lessons.Phrasing(others=8)(texts))
-    assert {one.text for one in elicited(model, learned.lora, probes, state=lessons.statement)}
+    texts = recollected(model, learned.lora, [s for p in lesson.points for s in p.stems], draws=1, most=6)
+    told = [text for text in texts if lessons.facts(text)]
+    probes = probes_of(lessons.Phrasing(others=8)(told))
+    truth = {lessons.statement(p.questions[0], p.answer) for p in lesson.points}
+    assert {one.text for one in elicited(model, learned.lora, probes, state=lessons.statement)} & truth
+    with pytest.raises(InvalidArgument, match="none"):
+        recollected(model, learned.lora, [])
 
 
 def test_off_again_nothing_is_left(model: LocalModel, learned: Distilled, lesson: Lesson) -> None:

@@ -206,6 +206,7 @@ def test_exports_are_these() -> None:
             "Origin",
             "OutOfMemory",
             "PUBLIC",
+            "Plan",
             "Point",
             "Policy",
             "Reading",
