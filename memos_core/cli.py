@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import MemOSError, NotAStore
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "store", "ttft")
+BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
