@@ -28,10 +28,7 @@ SAYS = {
 NEEDS = {"llamaindex_chat.py": ["llama_index.core"], "two_frameworks_one_memory.py": ["llama_index.core", "langchain"]}
 
 
-LONG = {"learn_a_skill.py": ["Before, memories are read", "of weights know them", "Off again, since a memory changed"]}
-
-
-@pytest.mark.parametrize("name", [*sorted(SAYS), *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
+@pytest.mark.parametrize("name", sorted(SAYS))
 def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers", reason="the examples use the default embedder")
     for framework in NEEDS.get(name, ()):
@@ -45,13 +42,13 @@ def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -
         timeout=290,
     )
     assert done.returncode == 0, done.stderr
-    for words in {**SAYS, **LONG}[name]:
+    for words in SAYS[name]:
         assert words in done.stdout
     assert done.stderr == ""
 
 
 def test_every_example_is_short_and_run_by_a_test() -> None:
-    tested = {*SAYS, *LONG, "langchain_agent.py", "langgraph_workflow.py"}  # the last two by tests/langchain
+    tested = {*SAYS, "langchain_agent.py", "langgraph_workflow.py"}  # the last two by tests/langchain
     for path in EXAMPLES.glob("*.py"):
         assert path.name in tested
         assert len(path.read_text().splitlines()) <= 60
