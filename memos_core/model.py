@@ -448,8 +448,11 @@ class LocalModel:
             self.forward(ids[held:at], cache)
         for tensor in elsewhere.blocks():
             there = tensor[..., : len(ids) - 1 - at, :].to(self.device, self.dtype, non_blocking=True)
-            for i, layer in enumerate(cache.layers):
-                layer.update(there[0, i][None], there[1, i][None])
+            with (
+                torch.inference_mode()
+            ):  # the room behind tokens that were run was made in it, and takes no other's writes
+                for i, layer in enumerate(cache.layers):
+                    layer.update(there[0, i][None], there[1, i][None])
             at += there.shape[-2]
         return at
 

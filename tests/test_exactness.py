@@ -6,6 +6,7 @@ import copy
 import random
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from memos_core import LocalModel, OutOfMemory, chain
+from memos_core.model import Opening
 from memos_core.prompt import Prompt
 from tests.networks import byte_tokenizer, random_model, random_network
 
@@ -116,6 +118,26 @@ def test_a_block_is_the_same_bits_after_use_and_answers_twice_the_same() -> None
     assert first.ids == second.ids
     assert all(torch.equal(a, b) for a, b in zip(before, tensors, strict=True))
     assert [f.tensor.data_ptr() for f in model.shelf.find(start, beginning.ids)] == [t.data_ptr() for t in tensors]
+
+
+@pytest.mark.parametrize("known", [0, 20], ids=["nothing held", "a beginning held"])
+@pytest.mark.parametrize("front", [0, 1, 40])
+def test_what_comes_from_elsewhere_may_follow_what_is_run_meanwhile(front: int, known: int) -> None:
+    model = random_model()
+    asked = next(random_prompts(model, 1))[0]
+    assert len(asked.ids) > known + front + 10
+    if known:
+        model.generate(replace(asked, ids=asked.ids[:known], boundaries=()), max_tokens=1)
+    whole = model.generate(asked, max_tokens=ANSWER, tenant=("nobody",), keep=False)
+    cache = model.cache()
+    model.forward(asked.ids, cache)
+    blocks = [
+        model.taken(cache, known + front, known + front + 9),
+        model.taken(cache, known + front + 9, len(asked.ids)),
+    ]
+    made = model.generate(asked, max_tokens=ANSWER, opened=lambda _asked, _held: Opening(front, lambda: blocks))
+    assert (made.ids, made.trouble) == (whole.ids, "")
+    assert made.usage.cached == len(asked.ids) - 1 - front
 
 
 # --- conversations ----------------------------------------------------------------------------------------------------------
