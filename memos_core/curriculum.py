@@ -28,6 +28,7 @@ from .exercises import (
     probe,
     quoted,
     said,
+    sentence,
 )
 from .model import LocalModel
 from .phrasing import Lesson, Point
@@ -39,6 +40,8 @@ UNRELATED = (
     "What time is it?", "Write a line of Python.",
 )  # fmt: skip
 """Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
+
+_CLAUSE = 16  # tokens in which a sentence that is begun comes to its end
 
 Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
 """A context as it stands in a prompt, and its keys and values as blocks, to be taught from without running it again."""
@@ -78,6 +81,17 @@ def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
     ]
     kept = set(test)
     return Lesson(lesson.points, tuple(p for p in lesson.others if p not in kept)), Lesson(lesson.points, tuple(test))
+
+
+def drawn(points: Sequence[Point], most: int, rng: random.Random) -> list[Point]:
+    """At most so many points, as many of each kind as can be: all of a kind of which there are few."""
+    kinds = [[p for p in points if p.kind == kind] for kind in dict.fromkeys(p.kind for p in points)]
+    found: list[Point] = []
+    for at, some in enumerate(sorted(kinds, key=len)):
+        share = (most - len(found)) // (len(kinds) - at)
+        found += rng.sample(some, min(share, len(some)))
+    rng.shuffle(found)
+    return found
 
 
 def spread(points: Sequence[Point], most: int) -> dict[Point, int]:
@@ -137,7 +151,7 @@ def _taught(
     stems = point.stems if plan.forms > 1 else ()
     around = shown(point, lesson, plan.distractors, rng)
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
-    finished = said(model, [begun(model, s, around) for s in stems]) if stems else []
+    finished = [sentence(a, model.tokenizer) for a in said(model, [begun(model, s, around) for s in stems], most=_CLAUSE)]
     found, missed = [], 0
     for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
         if point.answer.casefold() not in answer.text.casefold():
@@ -177,15 +191,16 @@ def teacher(
 
 def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random) -> tuple[list[Exercise], list[Probe]]:
     """What is said to questions that no memory answers, with nothing before them."""
-    chosen = rng.sample(practice.others, min(plan.others, len(practice.others)))
+    chosen = drawn(practice.others, plan.others, rng)
     if not chosen:
         return [], []
     forms = spread(chosen, 2 * len(chosen))
     asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
-    stems = [begun(model, p.stems[0]) for p in chosen[::3] if p.stems]
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
-    answers = said(model, [*asks, *stems, *watched])
-    taught, tested = answers[: -len(watched)], answers[-len(watched) :]
+    answers = said(model, [*asks, *watched])
+    taught, tested = answers[: len(asks)], answers[len(asks) :]
+    stems = said(model, [begun(model, p.stems[0]) for p in chosen[::3] if p.stems], most=_CLAUSE)
+    taught += [sentence(a, model.tokenizer) for a in stems]
     exercises = [exercise(a.prompt.ids, a) for a in taught]
     return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
 
@@ -194,11 +209,11 @@ def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: ra
     """Reading contexts as before, and answering what has nothing to do with any of it."""
     found: list[Exercise] = []
     against = plan.contexts // 2
-    drawn = [
+    read = [
         *contexts(rng, practice, plan.contexts - against, (2, 8)),
         *contexts(rng, practice, against, (1, 5), conflicts=3),
     ]
-    for there, questions in drawn:
+    for there, questions in read:
         context = quote([p.text for p in there])
         words = [rng.choice(p.questions) for p in questions]
         answers = said(model, [asked(model, q, context) for q in words])

@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -218,6 +218,15 @@ def _holding(answer: Said, words: str, tokenizer: Any) -> list[int]:
     lengths = [len(tokenizer.decode(answer.ids[: i + 1], skip_special_tokens=True)) for i in range(len(answer.ids))]
     starts = [0, *lengths[:-1]]
     return [i for i, (s, e) in enumerate(zip(starts, lengths, strict=True)) if e > at and s < at + len(words) and e > s]
+
+
+def sentence(answer: Said, tokenizer: Any) -> Said:
+    """What was said up to the end of its first sentence: what comes behind the end of a sentence that was begun is any text."""
+    for count in range(1, len(answer.ids)):
+        text = tokenizer.decode(answer.ids[:count], skip_special_tokens=True)
+        if text.rstrip().endswith((".", "!", "?")) or "\n" in text.lstrip():
+            return replace(answer, ids=answer.ids[:count], text=text, likely=answer.likely[:count], logs=answer.logs[:count])
+    return answer
 
 
 def conversation(model: LocalModel, context: str, answers: Sequence[tuple[str, Said]]) -> Exercise | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .curriculum import UNRELATED, Held, parted, shown, spread, teacher
+from .curriculum import UNRELATED, Held, drawn, parted, shown, spread, teacher
 from .errors import InvalidArgument
 from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
 from .lora import LoRA
@@ -144,7 +144,7 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
 
 
 def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
-    points = rng.sample(test.others, min(gate.others, len(test.others)))
+    points = drawn(test.others, gate.others, rng)
     forms = {p: (*p.questions, *p.held_out) for p in points}
     asks = [
         (p, asked(model, q))
