@@ -37,7 +37,10 @@ UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
     "Name a day of the week.", "Who are you?", "Give me an example of an animal.", "Is the sky blue?", "Tell me something.",
     "What is the opposite of hot?", "Translate good morning into French.", "How are you today?", "Please repeat the word tree.",
-    "What time is it?", "Write a line of Python.",
+    "What time is it?", "Write a line of Python.", "Good morning!", "Tell me a joke.", "What colour is grass?", "Why does it rain?",
+    "Give me three numbers.", "Thank you very much.", "How do I boil an egg?", "Please sum up what we said.", "What is your favourite book?",
+    "Is seven more than nine?", "Finish this: once upon a time", "Can you help me with a letter?", "What language do you speak?",
+    "List two kinds of tree.", "Say that again, please.", "I am tired today.",
 )  # fmt: skip
 """Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
 
@@ -57,18 +60,23 @@ class Plan:
     """
 
     others: int = 300
-    contexts: int = 60
+    contexts: int = 90
     forms: int = 12
     distractors: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough."""
+    """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough.
+
+    taught: points without their memories before them; unknown: questions that nobody answered; kept: conversations behind contexts;
+    plain: questions that have nothing to do with any of it.
+    """
 
     taught: tuple[Exercise, ...]
     unknown: tuple[Exercise, ...]
     kept: tuple[Exercise, ...]
+    plain: tuple[Exercise, ...]
     watched: tuple[Probe, ...]
 
 
@@ -129,7 +137,9 @@ def curriculum(
         )
     unknown, more = _unknown(model, practice, plan, rng)
     kept = _kept(model, practice, plan, quote, rng) if plan.contexts else []
-    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), (*watched, *more))
+    unrelated = said(model, [asked(model, q) for q in UNRELATED[::2]]) if plan.contexts else []
+    plain = [exercise(a.prompt.ids, a) for a in unrelated]
+    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), (*watched, *more))
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -151,7 +161,9 @@ def _taught(
     stems = point.stems if plan.forms > 1 else ()
     around = shown(point, lesson, plan.distractors, rng)
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
-    finished = [sentence(a, model.tokenizer) for a in said(model, [begun(model, s, around) for s in stems], most=_CLAUSE)]
+    finished = [
+        sentence(a, model.tokenizer) for a in said(model, [begun(model, s, around) for s in stems], most=_CLAUSE)
+    ]
     found, missed = [], 0
     for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
         if point.answer.casefold() not in answer.text.casefold():
@@ -159,7 +171,7 @@ def _taught(
             continue
         found.append(exercise(asked(model, question).ids, answer))
         if (
-            plan.contexts and i % 3 == 0
+            plan.contexts and i % 5 == 0
         ):  # also where something else is before it: such an exercise is many times as long
             texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
             found.append(exercise(asked(model, question, quote(texts)).ids, answer))
@@ -206,12 +218,12 @@ def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
 
 
 def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:
-    """Reading contexts as before, and answering what has nothing to do with any of it."""
+    """Reading contexts as before."""
     found: list[Exercise] = []
     against = plan.contexts // 2
     read = [
         *contexts(rng, practice, plan.contexts - against, (2, 8)),
-        *contexts(rng, practice, against, (1, 5), conflicts=3),
+        *contexts(rng, practice, against, (1, 5), conflicts=5),
     ]
     for there, questions in read:
         context = quote([p.text for p in there])
@@ -219,5 +231,4 @@ def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: ra
         answers = said(model, [asked(model, q, context) for q in words])
         row = conversation(model, context, list(zip(words, answers, strict=True)))
         found += [row] if row is not None else [exercise(a.prompt.ids, a) for a in answers]
-    plain = said(model, [asked(model, q) for q in UNRELATED[::2]])
-    return [*found, *(exercise(a.prompt.ids, a) for a in plain)]
+    return found

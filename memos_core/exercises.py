@@ -225,7 +225,9 @@ def sentence(answer: Said, tokenizer: Any) -> Said:
     for count in range(1, len(answer.ids)):
         text = tokenizer.decode(answer.ids[:count], skip_special_tokens=True)
         if text.rstrip().endswith((".", "!", "?")) or "\n" in text.lstrip():
-            return replace(answer, ids=answer.ids[:count], text=text, likely=answer.likely[:count], logs=answer.logs[:count])
+            return replace(
+                answer, ids=answer.ids[:count], text=text, likely=answer.likely[:count], logs=answer.logs[:count]
+            )
     return answer
 
 
@@ -264,7 +266,7 @@ def contexts(
         against = [p for p in changed if p is not None]
         said = {p.questions[0] for p in there}
         absent = [p for p in rng.sample(others, min(len(others), 8)) if p.questions[0] not in said][:3]
-        asked_for = [*against, *rng.sample(there, min(len(there), 6 - len(against))), *absent[: 1 if conflicts else 3]]
+        asked_for = [*against, *rng.sample(there, min(len(there), 6 - len(against))), *absent]
         there = [*there, *against]
         rng.shuffle(there)
         rng.shuffle(asked_for)
