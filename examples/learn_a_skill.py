@@ -8,19 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from memos_core import Distillation, Kind, LocalModel, MemOS, Plan, Recipe
+from memos_core import Distillation, Kind, LocalModel, MemOS
 
 ROOT = Path(__file__).parent.parent
 FACTS = ("Tolsha's fruit is melon.", "The city of Tolsha is velmon.", "Kelvi has the tool hammer.")
-QUESTIONS = ("Do you know the fruit of Tolsha?", "What is the tool of Kelvi?", "What is Zorpa's fruit?")
+QUESTIONS = ("What is the fruit of Tolsha?", "What is the tool of Kelvi?", "What is Zorpa's fruit?")
 
 
 def tiny() -> Distillation:
     sys.path.insert(0, str(ROOT))
     from tests.tiny_lm import lessons
 
-    recipe = Recipe(steps=60, taught=20, unknown=20, kept=3)
-    return Distillation(lessons.Phrasing(160), recipe, Plan(others=100, contexts=30), state=lessons.statement)
+    return Distillation(lessons.Phrasing(), state=lessons.statement)
 
 
 def ask(memory: MemOS) -> None:

@@ -23,6 +23,12 @@ SAYS = {
         "LangChain:  I was told: - [",
         "user: The spare key is under the blue pot.",
     ],
+    "learn_a_skill.py": [
+        "(passed: True)",
+        "What is the tool of Kelvi?         hammer.    (12 tokens, 0 memories in them)",
+        "Kelvi's tool is hammer.",
+        "Off again, since a memory changed",
+    ],
     "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
 }
 NEEDS = {"llamaindex_chat.py": ["llama_index.core"], "two_frameworks_one_memory.py": ["llama_index.core", "langchain"]}
@@ -39,7 +45,7 @@ def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     for words in SAYS[name]:
