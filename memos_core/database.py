@@ -33,7 +33,7 @@ from .errors import (
     StoreUnavailable,
 )  # fmt: skip
 from .manifest import Manifest, signed, verified
-from .tables import EVENTS, META, PAST, USAGE, cubes_schema
+from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
@@ -97,6 +97,18 @@ class Database:
             with self.guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
+
+    def later(self, name: str) -> Any:
+        """A table of `tables.LATER`, made if the store has none yet. Its first column is its key."""
+        if name not in self._tables:
+            with self.writing(), self.guarded(name):
+                if name not in self._names():
+                    made = self._db.create_table(name, schema=LATER[name])
+                    made.set_unenforced_primary_key(
+                        LATER[name].names[0]
+                    )  # and no index on it: racing upserts would double
+                    self.committed(name)
+        return self.table(name)
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
@@ -204,9 +216,11 @@ class Database:
         try:
             with lock:
                 self._commits = self._rows = 0
-                for name in (self.manifest.cubes, "history", "events", "usage", "meta"):
+                there = self._names()
+                for name in (self.manifest.cubes, "history", "events", "usage", "meta", *LATER):
                     with self.guarded(name):
-                        self._optimize(name)
+                        if name in there:
+                            self._optimize(name)
                 self._train()
                 return True
         except Timeout:
