@@ -110,6 +110,10 @@ class Database:
                     self.committed(name)
         return self.table(name)
 
+    def has(self, name: str) -> bool:
+        """Whether the store has got one of the tables of `tables.LATER`."""
+        return name in self._tables or name in self._names()
+
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type

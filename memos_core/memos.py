@@ -332,11 +332,30 @@ class MemOS(Forms):
         Args:
             leave_out: memories that the model sees anyway, such as turns that are still in its context.
         """
+        return self._recalled(query, namespace, actor, max_tokens, leave_out)[0]
+
+    def _recalled(
+        self,
+        query: str,
+        namespace: Sequence[str],
+        actor: str | None,
+        max_tokens: int,
+        leave_out: Callable[[MemCube], bool] | None,
+    ) -> tuple[Brief, list[MemCube]]:
+        """A brief, and what would be in it too, were it not left out."""
         max_tokens = checked_number(max_tokens, "max_tokens")
         k = max(_LEAST, max_tokens // _LINE)
         hits = self.search(query, namespace=namespace, actor=actor, k=k if leave_out is None else 2 * k)
-        kept = hits if leave_out is None else [h for h in hits if not leave_out(h.cube)]
-        return briefs.arrange(kept[:k], max_tokens, self._count_tokens)
+        if leave_out is None:
+            return briefs.arrange(hits, max_tokens, self._count_tokens), []
+        kept = [h for h in hits if not leave_out(h.cube)][:k]
+        found = briefs.arrange(kept, max_tokens, self._count_tokens)
+        there = {c.id for c in found.cubes}
+        ranks = [i for i, h in enumerate(hits) if h.cube.id in there]
+        # where some did not fit, only what answers better than the last that did would have been taken before it
+        last = k if len(there) == len(kept) else min(k, max(ranks, default=0))
+        taken = {h.cube.id for h in kept}
+        return found, [h.cube for h in hits[:last] if h.cube.id not in taken]
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""

@@ -55,7 +55,12 @@ LEASES = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("holder", pa.string()), pa.field("until", _UTC),
     pa.field("attempt", pa.int64()), pa.field("who", pa.string()), pa.field("what", pa.string()),
 ])  # fmt: skip
-LATER = {"leases": LEASES}
+USES = pa.schema([
+    pa.field("key", pa.string(), nullable=False), pa.field("who", pa.string()), pa.field("namespace", pa.string()),
+    pa.field("model", pa.string()), pa.field("id", pa.string()), pa.field("heat", pa.list_(pa.float64())),
+    pa.field("at", pa.float64()), pa.field("reads", pa.int64()), pa.field("last", pa.float64()),
+])  # fmt: skip
+LATER = {"leases": LEASES, "uses": USES, "scheduler": META}
 """Tables that a store gets when it first needs them: those made by earlier versions have none."""
 
 

@@ -245,6 +245,10 @@ class Vault:
                 for some in _batches(ids, 5_000):
                     self.db.table("usage").delete(filters.one_of("id", some))
                 self.db.committed("usage")
+            if self.db.has("uses"):
+                for some in _batches(ids, 5_000):
+                    self.db.table("uses").delete(filters.one_of("id", some))
+                self.db.committed("uses")
             return self._remove_past(ids)
 
     def record(
