@@ -7,6 +7,7 @@ the columns and aware datetimes at the door.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -93,7 +94,8 @@ class SchedulePolicy:
     build_seconds: of building, loading and distilling for each minute; build_burst: seconds that can be saved up.
     archive_after: without a read, a memory of neutral priority is archived. None never archives.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.
-    prefetch_within: how far ahead `Snapshot.expected` looks.
+    prefetch_within: how far ahead `Snapshot.expected` looks. prefetch_from: the chance from which on it is loaded ahead: from a half on,
+    no more than half of what is loaded is in vain.
     context_share: of the window; text that takes more of it argues for an adapter.
     clock_back: how far the clock may be behind the last plan (machines differ); further is refused.
     """
@@ -105,6 +107,7 @@ class SchedulePolicy:
     archive_after: timedelta | None = timedelta(days=90)
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
+    prefetch_from: float = 0.5
     context_share: float = 0.25
     clock_back: timedelta = timedelta(seconds=5)
 
@@ -211,3 +214,47 @@ def _column(name: str, values: Any, shape: tuple[int, ...], kind: type) -> Colum
         return np.array(np.broadcast_to(np.asarray(values, dtype=kind), shape))
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"{name}: a column of shape {shape} is needed: {error}") from error
+
+
+def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
+    """Raises InvalidArgument for a policy that contradicts itself, for budgets or rates with which nothing can be planned, and for a
+    clock that is behind the last plan."""
+    within = policy.prefetch_within.total_seconds()
+    archive = math.inf if policy.archive_after is None else policy.archive_after.total_seconds()
+    refusals = (
+        (0 < policy.keep <= 1, "keep", "above 1 what is held would be let go while a newcomer would be taken for it"),
+        (policy.break_even > 0, "break_even", "what costs nothing to do without would be made at once"),
+        (0 <= policy.build_seconds <= 60, "build_seconds", "a minute has 60 seconds"),
+        (policy.build_burst >= 0, "build_burst", "seconds are needed"),
+        (
+            policy.build_seconds == 0 or policy.build_burst > 0,
+            "build_burst",
+            "without it build_seconds can never be spent",
+        ),
+        (0 <= policy.prefetch_share <= 1, "prefetch_share", "a share is between 0 and 1"),
+        (0 < policy.prefetch_from <= 1, "prefetch_from", "a chance is above 0 and at most 1"),
+        (0 < policy.context_share <= 1, "context_share", "a share of the window is above 0 and at most 1"),
+        (within > 0, "prefetch_within", "a time to come is needed"),
+        (
+            archive > within,
+            "archive_after",
+            "what is loaded because it is expected would be archived before it is read",
+        ),
+        (policy.clock_back.total_seconds() >= 0, "clock_back", "a length of time is needed"),
+    )
+    for holds, name, why in refusals:
+        if not holds:
+            raise InvalidArgument(f"SchedulePolicy.{name}: {getattr(policy, name)} contradicts the rest: {why}")
+    for name in ("device", "host", "disk", "adapters"):
+        budget = getattr(s.budgets, name)
+        if budget < 0 or (0 < budget < s.budgets.block and name != "adapters"):
+            raise InvalidArgument(
+                f"Budgets.{name}: {budget:,} bytes hold no block of {s.budgets.block:,}: give it more, or 0 to hold nothing there"
+            )
+    for name in ("prefill", "disk", "host", "device", "write"):
+        if not getattr(s.rates, name) > 0:
+            raise InvalidArgument(f"Rates.{name}: {getattr(s.rates, name)} is no rate")
+    if s.planned_at is not None and now < s.planned_at - policy.clock_back.total_seconds():
+        raise InvalidArgument(
+            f"now: {s.planned_at - now:,.0f} s before the last plan: the clock went back, and nothing is moved until it is set right"
+        )
