@@ -16,10 +16,12 @@ from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .forms import Forms
+from .holdings import Rates, SchedulePolicy
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
 from .statements import Statements
+from .ticking import Ticking
 from .tiers import Tiers
 from .types import (
     Access,
@@ -38,7 +40,6 @@ from .types import (
     State,
     Stats,
     Text,
-    TickReport,
 )  # fmt: skip
 from .upkeep import Upkeep
 from .validate import (
@@ -70,7 +71,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms):
+class MemOS(Forms, Ticking):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -80,7 +81,8 @@ class MemOS(Forms):
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
         distillation: how memories become adapters, see `Distillation`.
-        policy: the numbers.
+        policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
+        rates: what things cost on this machine; None measures it.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
         clock: the time, in UTC.
@@ -103,6 +105,8 @@ class MemOS(Forms):
         model: LocalModel | None = None,
         distillation: Distillation | None = None,
         policy: Policy = Policy(),
+        schedule: SchedulePolicy = SchedulePolicy(),
+        rates: Rates | None = None,
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
@@ -133,6 +137,7 @@ class MemOS(Forms):
         self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
         self._model = model
         self._distillation = distillation
+        self._set_up_scheduler(schedule, rates)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self.path, self.closed = self._vault.path, False
 
@@ -390,25 +395,14 @@ class MemOS(Forms):
         """Counts over what the actor may read."""
         return self._inquiry.stats(self._who(actor), self._embedding.name)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------------
-
-    def tick(self, now: datetime | None = None) -> TickReport:
-        """Write down buffered usage, expire what has lapsed, finish what a killed process began, make an adapter again that lost a
-        source, compact the tables."""
-        moment = reader.aware(now, "now") or self._clock()
-        used = self._upkeep.flush()
-        expired = self._writer.expire(moment)
-        self._upkeep.sweep()
-        self._tiers.sweep()
-        if self._model is not None:
-            self._adapters.rebuild(self._model, self._how(None))
-        return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))
+    # --- its life ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write down buffered usage and let go of the store. Twice is once."""
+        """Stop the scheduler, write down buffered usage and let go of the store. Twice is once."""
         if self.closed:
             return
         try:
+            self.stop()
             self._upkeep.close()
         finally:
             self.closed = True

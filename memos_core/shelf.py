@@ -85,6 +85,11 @@ class Shelf:
         self._time = 0
         self._lock = threading.RLock()
 
+    @property
+    def budgets(self) -> tuple[int, int]:
+        """Bytes that may be held on the device and on the host."""
+        return self._budgets[True], self._budgets[False]
+
     def held(self) -> Held:
         """How much is held now."""
         with self._lock:

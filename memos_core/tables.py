@@ -59,6 +59,7 @@ USES = pa.schema([
     pa.field("key", pa.string(), nullable=False), pa.field("who", pa.string()), pa.field("namespace", pa.string()),
     pa.field("model", pa.string()), pa.field("id", pa.string()), pa.field("heat", pa.list_(pa.float64())),
     pa.field("at", pa.float64()), pa.field("reads", pa.int64()), pa.field("last", pa.float64()),
+    pa.field("first", pa.float64()), pa.field("hours", pa.list_(pa.float64())),
 ])  # fmt: skip
 LATER = {"leases": LEASES, "uses": USES, "scheduler": META}
 """Tables that a store gets when it first needs them: those made by earlier versions have none."""

@@ -62,6 +62,8 @@ class Tiers:
         self._policy = policy
         self._clock = clock
         self._openers: dict[int, Opener] = {}
+        self.make_room: Callable[[int], object] = lambda size: None
+        """Called with the bytes that are missing before something that was asked for is refused for want of room."""
 
     def opener(self, model: LocalModel) -> Opener:
         """What opens this store's blobs for a model."""
@@ -231,8 +233,16 @@ class Tiers:
                     raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
             if (known := self._there(cube.id)) is not None:  # somebody else made it meanwhile
                 return known
+            if "scope" not in draft.attributes:
+                self.free(size)
             self.write(parts, blob)
             return self._put(who, cube)
+
+    def free(self, size: int) -> None:
+        """Have room made for so many bytes, as far as `Policy.kv_disk_bytes` lacks it. The caller holds `vault.writing()`."""
+        lacking = sum(self._blobs.sizes().values()) + size - self._policy.kv_disk_bytes
+        if lacking > 0:
+            self.make_room(lacking)
 
     def write(self, parts: Sequence[bytes], blob: str) -> None:
         """Write a blob, if `Policy.kv_disk_bytes` has room for it. The caller holds `vault.writing()`. Raises OutOfMemory."""

@@ -7,9 +7,10 @@ What a killed process had noted is lost, and costs nothing but a later decision.
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -24,6 +25,7 @@ from .tables import LATER, table_of
 from .types import Namespace
 
 _COLD = 0.01  # faded uses below which a row is not worth its place
+_WEEKS = 14 * 86_400.0  # seconds in which what was usual at an hour of the day counts half
 _NOTED = 256  # requests noted from which on they are to be written down
 
 
@@ -38,12 +40,33 @@ class UseScope:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Faded reads [scales] as of `at`; reads since they were last counted anew; the last one. Times are POSIX seconds."""
+    """Faded reads [scales] as of `at`; reads since they were last counted anew; the last one and the first. Times are POSIX seconds.
+    hours [24]: reads in each hour of the day (UTC), fading over weeks."""
 
     heat: Floats = field(default_factory=lambda: np.zeros(len(HALF_LIVES)))
     at: float = 0.0
     reads: int = 0
     last: float = -np.inf
+    first: float = np.inf
+    hours: Floats = field(default_factory=lambda: np.zeros(24))
+
+    def after(self, now: float, heat: Floats | None = None) -> Count:
+        """The count after a read; `heat`: if it is known already."""
+        hours = self.hours * 2 ** (-max(0.0, now - self.at) / _WEEKS) if self.at else self.hours.copy()
+        hours[_hour(now)] += 1
+        warmer = faded(self.heat, self.at, now) + 1 if heat is None else heat
+        return Count(warmer, max(now, self.at), self.reads + 1, max(now, self.last), min(now, self.first), hours)
+
+    def soon(self, now: float) -> float:
+        """Reads a second that are expected just now: as in the last minutes, or as at this hour of the days before."""
+        if not self.reads:
+            return 0.0
+        talk = float(faded(self.heat, self.at, now)[0]) * math.log(2) / HALF_LIVES[0]
+        days = max(0.0, now - self.first) / 86_400
+        day = 2 ** (-86_400 / _WEEKS)
+        known = max(1.0, (1 - day**days) / (1 - day))
+        usual = float(self.hours[_hour(now)] * 2 ** (-max(0.0, now - self.at) / _WEEKS)) / known / 3_600
+        return max(talk, usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +136,7 @@ class Uses:
         with self._db.writing():
             for found, used in self._read(f"key = {filters.literal(_key(scope, ''))}").items():
                 if used.requests.reads:
-                    fresh = Count(used.requests.heat, used.requests.at, 0, used.requests.last)
-                    self._put([(found, "", fresh)])
+                    self._put([(found, "", replace(used.requests, reads=0))])
 
     def sweep(self, now: datetime) -> None:
         """Remove what has faded away."""
@@ -152,11 +174,9 @@ class Uses:
     def _count(self, of: dict[str, Count], one: _Noted, scales: Scales) -> Scales:
         before = of.get("", Count())
         scales, heat = one_read(scales, before.heat, before.at, one.at)
-        of[""] = Count(heat, max(one.at, before.at), before.reads + 1, max(one.at, before.last))
+        of[""] = before.after(one.at, heat)
         for id in one.ids:
-            known = of.get(id, Count())
-            warmer = faded(known.heat, known.at, one.at) + 1
-            of[id] = Count(warmer, max(one.at, known.at), known.reads + 1, max(one.at, known.last))
+            of[id] = of.get(id, Count()).after(one.at)
         return scales
 
     def _read(self, where: str) -> dict[UseScope, Used]:
@@ -167,7 +187,8 @@ class Uses:
         for row in rows:
             scope = UseScope(row["who"], filters.decode_namespace(row["namespace"]), row["model"])
             used = found.setdefault(scope, Used(scope, Count(), {}))
-            count = Count(np.asarray(row["heat"]), row["at"], row["reads"], row["last"])
+            hours = np.asarray(row["hours"])
+            count = Count(np.asarray(row["heat"]), row["at"], row["reads"], row["last"], row["first"], hours)
             if row["id"]:
                 used.members[row["id"]] = count
             else:
@@ -183,6 +204,7 @@ class Uses:
             {
                 "key": _key(scope, id), "who": scope.who, "namespace": filters.encode_namespace(scope.namespace), "model": scope.model,
                 "id": id, "heat": count.heat.tolist(), "at": count.at, "reads": count.reads, "last": count.last,
+                "first": count.first, "hours": count.hours.tolist(),
             }
             for scope, id, count in counts
         ]  # fmt: skip
@@ -196,6 +218,10 @@ class Uses:
 def warmth(count: Count, scales: Scales, now: float) -> float:
     """Faded reads as one number: over the scales, by their weights."""
     return float(faded(count.heat, count.at, now) @ np.asarray(scales.weights))
+
+
+def _hour(time: float) -> int:
+    return int(time // 3_600) % 24
 
 
 def _key(scope: UseScope, id: str) -> str:
