@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from . import amounts
-from .holdings import Action, Move, Place, Snapshot
+from .holdings import Action, Move, Place, SchedulePolicy, Snapshot
 from .parameters import Distilling, arithmetic
 from .placing import Placed
 from .rows import Rows
