@@ -71,6 +71,7 @@ def rate(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
     return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) * each), float)
 
 
-def horizon(scales: Scales) -> float:
-    """Seconds for which a rate can be relied on: the mean life of a read's count, over the scales by their weights."""
-    return float(np.dot(scales.weights, HALF_LIVES) / math.log(2))
+def prospect(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
+    """Reads that are expected of each subject for as long as its counts [n, scales] say anything: each scale's rate for the mean life
+    of its counts, which are the counts themselves."""
+    return np.asarray(faded(heat, at, now) @ np.asarray(scales.weights), float)

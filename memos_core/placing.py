@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import heat
 from .holdings import Column, Place, SchedulePolicy, Snapshot
 from .rows import Rows
 from .worth import Flags, Floats, break_even, first_fit, places_below
@@ -60,16 +59,16 @@ class _Offer:
 
 def _offer(rows: Rows, s: Snapshot, policy: SchedulePolicy, target: Place) -> _Offer:
     below = places_below((0, s.budgets.disk, s.budgets.host, s.budgets.device))[target]
-    span = heat.horizon(s.scales)
     held = rows.blob if target is Place.DISK else rows.place >= target
     cost = rows.cost[:, target]
     saved = rows.read[np.arange(len(rows.place)), np.minimum(rows.place, target)] - rows.read[:, target]
-    made = break_even(rows.reads, saved, cost, policy.break_even) & (rows.rate * saved * span >= cost)
+    made = break_even(rows.reads, saved, cost, policy.break_even) & (rows.prospect * saved >= policy.break_even * cost)
     fetched = rows.ahead & rows.likely & (rows.place >= Place.DISK)
-    down = rows.rate * (rows.read[:, Place.NOWHERE] - rows.read[:, target]) * span >= cost
+    down = rows.prospect * (rows.read[:, Place.NOWHERE] - rows.read[:, target]) >= policy.break_even * cost
     wanted = held | np.where(rows.place < target, made | fetched, down)
     extra = np.where(held, 0.0, np.maximum(cost - rows.cost[:, below], 0.0))
-    gain = rows.rate * (rows.read[:, below] - rows.read[:, target]) - policy.break_even * extra / span
+    each = rows.read[:, below] - rows.read[:, target] - policy.break_even * extra / np.maximum(rows.prospect, 1e-12)
+    gain = rows.rate * each
     worth = np.where(held, gain / policy.keep, gain) / np.maximum(rows.size, 1)
     return _Offer(wanted & (held | (worth > 0)), np.where(rows.first & held, np.inf, worth))
 

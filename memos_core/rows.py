@@ -18,7 +18,7 @@ class Rows:
 
     subject: its index. adapter: whether the row is one. size, place, blob, at_hand, reads: as in the snapshot.
     read, cost [r, places]: seconds for a read from there, and for having it there.
-    rate: reads a second that are expected. ahead: most of them because of `Snapshot.expected`, which is likely enough where `likely`.
+    rate: reads a second that are expected, and prospect: how many before the next decision. ahead: most of them because of `Snapshot.expected`, which is likely enough where `likely`.
     still: somebody is at work on it. fixed: its blob is never dropped. first: pinned, or an adapter that was asked for. dead: of a memory that is not searched.
     """
 
@@ -32,6 +32,7 @@ class Rows:
     read: Floats
     cost: Floats
     rate: Floats
+    prospect: Floats
     ahead: Flags
     likely: Flags
     still: Flags
@@ -45,7 +46,8 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     dead = gone | cold | s.archived
     own = heat.rate(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
     coming = s.expected / policy.prefetch_within.total_seconds()
-    rate = np.where(dead, 0.0, own + coming)
+    rate = np.where(dead, 0.0, np.maximum(own, coming))
+    prospect = np.maximum(heat.prospect(s.scales, s.heat, s.heat_at, now), s.expected)
     known = s.adapter_place > Place.NOWHERE
     having = np.flatnonzero(known)
 
@@ -69,6 +71,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         read=read_seconds(s.rates, without, size),
         cost=move_seconds(s.rates, without, size, place, blob, at_hand),
         rate=both(np.where(known, 0.0, rate), rate),  # what an adapter knows is not opened as keys and values
+        prospect=both(prospect, prospect),
         ahead=both(coming > own, coming > own),
         likely=both(s.expected >= policy.prefetch_from, s.expected >= policy.prefetch_from),
         still=both(s.leased, s.leased),
