@@ -16,6 +16,7 @@ from . import brief, filters, lifecycle, passages, resident
 from .adapters import AdapterTier
 from .chain import LEAST
 from .errors import MemOSError
+from .heat import HALF_LIVES
 from .holdings import Bucket, Budgets, Place, Rates, SchedulePolicy, Snapshot, snapshot
 from .keyed import PASSAGE
 from .leases import Lease
@@ -76,7 +77,7 @@ class _Columns:
     def add(self, subject: Subject, **row: Any) -> None:
         if subject.id not in self.subjects:
             self.ids.append(subject.id)
-            self.rows.append(row)
+            self.rows.append({"heat": np.zeros(len(HALF_LIVES)), **row})
             self.subjects[subject.id] = subject
 
 
@@ -230,7 +231,7 @@ class Census:
         columns.add(
             subject,
             tokens=choice.tokens, kv_bytes=size, kv_place=place, kv_blob=cube is not None, heat=used.requests.heat * share,
-            heat_at=used.requests.at, reads=int(used.requests.reads * share), last_read=used.requests.last,
+            heat_at=used.requests.at, reads=round(used.requests.reads * share), last_read=used.requests.last,
             rebuildable=cube is None or cube.state is not State.FROZEN, expected=_expected(used.requests, at),
             distillable=at.distillation is not None and not self._has_adapter(subject.sources),
             adapter_bytes=self._adapter_bytes(at, model),

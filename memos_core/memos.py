@@ -20,6 +20,7 @@ from .holdings import Rates, SchedulePolicy
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
+from .scheduler import checked_schedule
 from .statements import Statements
 from .ticking import Ticking
 from .tiers import Tiers
@@ -118,6 +119,7 @@ class MemOS(Forms, Ticking):
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._policy = checked_policy(policy)
+        checked_schedule(schedule, clock())
         self._count_tokens = count_tokens
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)

@@ -32,7 +32,7 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Seconds for one token: to run it in a prompt, and to open it with a passage. tokens: that a passage may have; frame: that it has
-    without any memory."""
+    beside its memories, as what is recalled has."""
 
     run: float
     open: float
@@ -92,23 +92,28 @@ def is_due(choice: Choice, held: Sequence[str], requests: float, costs: Costs, b
 
 def _choice(ids: Sequence[str], by_id: dict[str, Member], requests: float, held: Sequence[str], costs: Costs) -> Choice:
     there = [id for id in held if id in by_id]
-    before = _seconds(there, by_id, requests, costs)
+    opened = (costs.frame if there else 0) + sum(by_id[id].tokens for id in there)
+    before = _spared(there, by_id, requests, costs) * costs.run - opened * costs.open
     same = 0
     while same < min(len(ids), len(held)) and ids[same] == held[same]:
         same += 1
-    frame = costs.frame if ids else 0
+    spared = _spared(ids, by_id, requests, costs)
+    tokens = (costs.frame if ids else 0) + sum(by_id[id].tokens for id in ids)
     return Choice(
         ids=tuple(ids),
-        tokens=frame + sum(by_id[id].tokens for id in ids),
-        spared=sum(_share(by_id[id], requests) * by_id[id].tokens for id in ids),
-        fresh=sum(by_id[id].tokens for id in ids[same:]) + (frame if not same else 0),
-        saves=_seconds(ids, by_id, requests, costs) - before,
+        tokens=tokens,
+        spared=spared,
+        fresh=sum(by_id[id].tokens for id in ids[same:]) + (0 if same else costs.frame if ids else 0),
+        saves=spared * costs.run - tokens * costs.open - before,
     )
 
 
-def _seconds(ids: Sequence[str], by_id: dict[str, Member], requests: float, costs: Costs) -> float:
-    """That a passage saves each request."""
-    return sum(by_id[id].tokens * (_share(by_id[id], requests) * costs.run - costs.open) for id in ids)
+def _spared(ids: Sequence[str], by_id: dict[str, Member], requests: float, costs: Costs) -> float:
+    """Tokens that a passage spares each request: of each memory by its share, and the frame of those that want any of it."""
+    shares = [_share(by_id[id], requests) for id in ids]
+    return costs.frame * max(shares, default=0.0) + sum(
+        share * by_id[id].tokens for id, share in zip(ids, shares, strict=True)
+    )
 
 
 def _share(member: Member, requests: float) -> float:

@@ -19,8 +19,9 @@ import numpy as np
 from . import heat, schedule
 from .carrying import Carrier
 from .census import Census, Circumstances, Subject
+from .errors import InvalidArgument
 from .heat import Floats
-from .holdings import Action, Bucket, Move, Place, Rates, SchedulePolicy, Snapshot
+from .holdings import Action, Bucket, Budgets, Move, Place, Rates, SchedulePolicy, Snapshot
 from .leases import Leases
 from .measuring import Measured
 from .reports import DONE, ELSEWHERE, FAILED, LATER, Carried
@@ -39,6 +40,15 @@ _LONGEST = timedelta(hours=6)
 _ROUNDS = 8  # plans of one `settle`: one move may make the next one possible
 Subjects = dict[str, Subject]
 _UNKNOWN = Rates(prefill=1e3, disk=1e9)  # without a model nothing is built, and nothing depends on them
+
+
+def checked_schedule(policy: object, now: datetime, budgets: Budgets | None = None) -> SchedulePolicy:
+    """The policy, if it does not contradict itself and no budget is smaller than one block. Raises InvalidArgument."""
+    if not isinstance(policy, SchedulePolicy):
+        raise InvalidArgument(f"schedule: a SchedulePolicy is needed, not {type(policy).__name__}")
+    bucket = Bucket(0.0, now.timestamp())
+    schedule.plan(schedule.snapshot([], rates=_UNKNOWN, budgets=budgets or Budgets(0), bucket=bucket), policy, now)
+    return policy
 
 
 class Scheduler:
@@ -76,11 +86,7 @@ class Scheduler:
 
     def check(self, model: LocalModel | None) -> None:
         """Raises InvalidArgument for a policy that contradicts itself and for budgets smaller than one block."""
-        now = self._clock()
-        empty = schedule.snapshot(
-            [], rates=_UNKNOWN, budgets=self._census.budgets(model), bucket=Bucket(0.0, now.timestamp())
-        )
-        schedule.plan(empty, self._policy, now)
+        checked_schedule(self._policy, self._clock(), self._census.budgets(model))
 
     def look(self, now: datetime, model: LocalModel | None, how: Distillation | None) -> tuple[Snapshot, Subjects]:
         """What there is to decide about. `how` memories become adapters; None: they do not, by themselves."""

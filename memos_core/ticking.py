@@ -117,8 +117,6 @@ class Ticking:
                 self._adapters.rebuild(self._model, self._how(None))
 
     def _set_up_scheduler(self, schedule: SchedulePolicy, rates: Rates | None) -> None:
-        if not isinstance(schedule, SchedulePolicy):
-            raise InvalidArgument(f"schedule: a SchedulePolicy is needed, not {type(schedule).__name__}")
         uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=_LEASE)
         self._scheduler = Scheduler(
             self._vault, self._writer, uses,
