@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from .errors import MemOSError, NotAStore
@@ -54,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(run=run)
-        command.add_argument("path", help="the store")
+        command.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
         if name == "search":
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
@@ -81,8 +80,9 @@ def _demo(words: Sequence[str]) -> int:
 
 def _open(args: argparse.Namespace) -> Any:
     from .memos import MemOS
+    from .sites import site
 
-    if not (Path(args.path) / "meta.lance").exists():
+    if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
@@ -19,6 +18,7 @@ from .forms import Forms
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
+from .sites import site
 from .statements import Statements
 from .tiers import Tiers
 from .types import (
@@ -74,7 +74,10 @@ class MemOS(Forms):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
-        path: a local folder; made if missing. Any number of processes may have it open.
+        path: a local folder, made if missing, or s3://BUCKET/PATH (extra `s3`). Any number of processes may have it open, and of a bucket
+            any number of machines.
+        storage_options: of a bucket, where the usual AWS_* variables do not say it: access_key_id, secret_access_key, session_token,
+            region, endpoint.
         embed: callable from n texts to n vectors, or the name or folder of a sentence-transformers model; None for
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
@@ -98,6 +101,7 @@ class MemOS(Forms):
         self,
         path: str | os.PathLike[str],
         *,
+        storage_options: Mapping[str, str] | None = None,
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
@@ -116,8 +120,9 @@ class MemOS(Forms):
         self._policy = checked_policy(policy)
         self._count_tokens = count_tokens
         self._clock = clock
-        self._vault = Vault(path, policy, self._embedding.manifest)
-        blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        place = site(path, policy, storage_options)
+        self._vault = Vault(place, policy, self._embedding.manifest)
+        blobs = Blobs(place.files)
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -130,7 +135,7 @@ class MemOS(Forms):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
