@@ -15,7 +15,7 @@ from typing import Any
 from .disk import fault
 from .errors import Conflict, InvalidArgument, MissingPackage, StoreError, StoreUnavailable
 from .files import Files, Listed
-from .turns import Entry, Lease, Turn
+from .turns import Entry, LeasedTurn, Turn
 from .types import Policy
 
 _URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/((?:[^/?#\0]+/)*[^/?#\0]+)/*")
@@ -78,7 +78,7 @@ class Bucket:
 
     def turn(self, name: str) -> Turn:
         """A lease, which lapses `Policy.lease_seconds` after a killed process renewed it last."""
-        return Lease(_Register(self._objects, f"{self._prefix}/.turns/{name}"), self._policy.lease_seconds)
+        return LeasedTurn(_Register(self._objects, f"{self._prefix}/.turns/{name}"), self._policy.lease_seconds)
 
     def flush(self, table: str) -> None:
         """Nothing: what object storage acknowledged is stored."""
@@ -147,7 +147,7 @@ class _Objects:
     @contextmanager
     def reached(self) -> Iterator[Any]:
         """The file system; what it raises comes out as ours, naming the store."""
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, NoCredentialsError
 
         try:
             yield self._system
@@ -155,9 +155,9 @@ class _Objects:
             if _code(error) == "NoSuchBucket":
                 raise StoreUnavailable(f"{self._path}: there is no bucket {self.bucket!r}: make it first") from error
             raise
-        except PermissionError as error:
+        except (PermissionError, NoCredentialsError) as error:
             raise StoreUnavailable(
-                f"{self._path}: the credentials were refused: {_brief(error)}. They come from storage_options, or from AWS_ACCESS_KEY_ID "
+                f"{self._path}: the credentials were refused: {_code(error)} {_brief(error)}. They come from storage_options, or from AWS_ACCESS_KEY_ID "
                 "and AWS_SECRET_ACCESS_KEY"
             ) from error
         except (OSError, BotoCoreError) as error:

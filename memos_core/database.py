@@ -41,6 +41,7 @@ _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default i
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction, or a fence, is tried against writers
 _FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
+_IN_TURN = ("history", "events", "usage", "meta")  # besides the cubes, what is read in order to be written
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
 
@@ -216,7 +217,7 @@ class Database:
     def _fence(self) -> None:
         """See that whoever had the turn before and did not give it back cannot write any more: what he read is now older than a
         restore, on top of which the database takes no commit that was begun before it. What he had written stays."""
-        for name in self._names():
+        for name in (n for n in self._names() if n in _IN_TURN or n.startswith("cubes")):
             with self.guarded(name):
                 table = self._db.open_table(name)
                 wanted = table.version

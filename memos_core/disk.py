@@ -13,7 +13,7 @@ _UNUSABLE = re.compile(
     r"error sending request|http ?error|after \d+ retries|error trying to connect|dns error|connection (refused|reset|closed)|timed out|"
     r"access ?denied|invalidaccesskeyid|signaturedoesnotmatch|expiredtoken|nosuchbucket|slow ?down|service ?unavailable", re.I,
 )  # fmt: skip  # of a disk; and of object storage
-_CONFLICT = re.compile(r"conflict", re.I)
+_CONFLICT = re.compile(r"conflict|incompatible with concurrent", re.I)
 _DAMAGED = re.compile(
     r"not found|decode|invalid|corrupt|fill whole buffer|too small|outside|magic|range|parse|protobuf|io error|lanceerror\(io\)|panic",
     re.I,

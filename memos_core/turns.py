@@ -58,7 +58,7 @@ class Turn(Protocol):
         """Give it back. clean: all that was written under it was written, or refused."""
 
 
-class Lease:
+class LeasedTurn:
     """A turn by a register. It is renewed while it is held, by a thread of its own.
 
     seconds: how long it is held without renewal; a dead holder keeps others waiting for so long, and two seconds.
@@ -91,7 +91,9 @@ class Lease:
         while True:
             found = self._register.read()
             if (found is None or self._is_free(found)) and self._take(found):
-                return found is not None and not found.said.startswith("free")
+                return found is None or not found.said.startswith(
+                    "free"
+                )  # None: it was taken away from somebody, maybe
             left = end - self._clock()
             if left <= 0:
                 raise TimeoutError
