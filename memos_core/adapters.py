@@ -276,6 +276,13 @@ class AdapterTier:
         with self._lock:
             return self._resident.setdefault(id(model), Adapters(model, self._policy.adapter_bytes))
 
+    def is_resident(self, cube: MemCube, model: LocalModel | None) -> bool:
+        """Whether an adapter's weights are beside a model now."""
+        with self._lock:
+            known = self._read.get(cube.payload.blob) if isinstance(cube.payload, Adapter) else None
+            beside = self._resident.get(id(model))
+        return known is not None and beside is not None and known.lora.digest in beside.held
+
     # --- following the sources -----------------------------------------------------------------------------------------------
 
     def forget(self, cubes: Collection[MemCube]) -> None:

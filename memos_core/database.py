@@ -34,14 +34,14 @@ from .errors import (
 )  # fmt: skip
 from .manifest import Manifest, signed, verified
 from .sites import Site
-from .tables import EVENTS, META, PAST, USAGE, cubes_schema
+from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction, or a fence, is tried against writers
 _FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
-_IN_TURN = ("history", "events", "usage", "meta")  # besides the cubes, what is read in order to be written
+_IN_TURN = ("history", "events", "usage", "uses", "meta")  # besides the cubes, what is read in order to be written
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
 
@@ -108,6 +108,22 @@ class Database:
                 self._pinned[name] = table
         self._turn.require()
         return self._pinned[name]
+
+    def later(self, name: str) -> Any:
+        """A table of `tables.LATER`, made if the store has none yet. Its first column is its key."""
+        if name not in self._tables and name not in self._pinned:
+            with self.writing(), self.guarded(name):
+                if name not in self._names():
+                    made = self._db.create_table(name, schema=LATER[name])
+                    made.set_unenforced_primary_key(
+                        LATER[name].names[0]
+                    )  # and no index on it: racing upserts would double
+                    self.committed(name)
+        return self.table(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the store has got one of the tables of `tables.LATER`."""
+        return name in self._tables or name in self._names()
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
@@ -249,9 +265,11 @@ class Database:
             return False
         try:
             self._commits = self._rows = 0
-            for name in (self.manifest.cubes, "history", "events", "usage", "meta"):
+            there = self._names()
+            for name in (self.manifest.cubes, "history", "events", "usage", "meta", *LATER):
                 with self.guarded(name):
-                    self._optimize(name)
+                    if name in there:
+                        self._optimize(name)
             self._train()
         finally:
             turn.release()

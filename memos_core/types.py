@@ -282,16 +282,6 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class TickReport:
-    """What a tick did: usage records written, memories expired, and whether the tables were compacted."""
-
-    at: datetime
-    used: int
-    expired: int
-    compacted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Draft:
     """A memory that a reader proposes.
 

@@ -101,6 +101,18 @@ class Vault:
         with self.db.guarded("cubes"):
             return self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
 
+    def columns(self, names: Sequence[str], where: str) -> Any:
+        """Some columns of the current memories that a condition holds for, as an Arrow table."""
+        with self.db.guarded("cubes"):
+            return self.db.cubes.search().where(where).select(list(names)).limit(ALL).to_arrow()
+
+    def last_reads(self) -> dict[str, float]:
+        """When each memory was recalled last, of those that were, in POSIX seconds."""
+        with self.db.guarded("usage"):
+            found = self.db.table("usage").search().select(["id", "last_read_at"]).limit(ALL).to_arrow()
+        times = found["last_read_at"].cast(pa.int64()).to_numpy() / 1e6
+        return dict(zip(found["id"].to_pylist(), times.tolist(), strict=True))
+
     def distinct(self, name: str, where: str) -> list[Any]:
         """The different values of a column among the current memories that a condition holds for."""
         with self.db.guarded("cubes"):
@@ -245,6 +257,10 @@ class Vault:
                 for some in _batches(ids, 5_000):
                     self.db.table("usage").delete(filters.one_of("id", some))
                 self.db.committed("usage")
+            if self.db.has("uses"):
+                for some in _batches(ids, 5_000):
+                    self.db.table("uses").delete(filters.one_of("id", some))
+                self.db.committed("uses")
             return self._remove_past(ids)
 
     def record(
