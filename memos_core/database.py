@@ -148,7 +148,8 @@ class Database:
                 self.drop(name)
 
     def _names(self) -> list[str]:
-        return list(self._db.list_tables().tables)
+        with self.guarded("meta"):
+            return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest) -> None:
         if strangers := self.site.strangers():

@@ -323,7 +323,7 @@ class Policy:
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
     lease_seconds: in a bucket, how long a writer's turn lasts unless it is renewed, which a live one does: so long a killed one keeps
-        others waiting.
+        others waiting, and twice as long, anywhere, what a killed scheduler was building.
     kv_disk_bytes: of keys, values and adapters kept in the store's folder; building more than that is refused.
     adapter_bytes: of adapters' weights beside a model, and as much of them read into memory.
     kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.

@@ -232,6 +232,7 @@ def test_exports_are_these() -> None:
             "ToolCall",
             "Unsupported",
             "Usage",
+            "WorkersUnavailable",
             "checked_decoding",
             "read_answer",
         ]
