@@ -32,6 +32,7 @@ from .errors import (
     StoreError,
     StoreUnavailable,
     Unsupported,
+    WorkersUnavailable,
 )  # fmt: skip
 from .types import (
     PUBLIC,
@@ -166,6 +167,7 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "WorkersUnavailable",
     "checked_decoding",
     "read_answer",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
@@ -22,6 +21,7 @@ from .items import Items
 from .recall import Question
 from .scheduler import checked_schedule
 from .seeing import Seeing
+from .sites import site
 from .statements import Statements
 from .ticking import Ticking
 from .tiers import Tiers
@@ -77,7 +77,10 @@ class MemOS(Forms, Ticking, Seeing):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
-        path: a local folder; made if missing. Any number of processes may have it open.
+        path: a local folder, made if missing, or s3://BUCKET/PATH (extra `s3`). Any number of processes may have it open, and of a bucket
+            any number of machines.
+        storage_options: of a bucket, where the usual AWS_* variables do not say it: access_key_id, secret_access_key, session_token,
+            region, endpoint.
         embed: callable from n texts to n vectors, or the name or folder of a sentence-transformers model; None for
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
@@ -102,6 +105,7 @@ class MemOS(Forms, Ticking, Seeing):
         self,
         path: str | os.PathLike[str],
         *,
+        storage_options: Mapping[str, str] | None = None,
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
@@ -123,8 +127,9 @@ class MemOS(Forms, Ticking, Seeing):
         checked_schedule(schedule, clock())
         self._count_tokens = count_tokens
         self._clock = clock
-        self._vault = Vault(path, policy, self._embedding.manifest)
-        blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        place = site(path, policy, storage_options)
+        self._vault = Vault(place, policy, self._embedding.manifest)
+        blobs = Blobs(place.files)
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -137,7 +142,7 @@ class MemOS(Forms, Ticking, Seeing):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
         self._model = model
         self._distillation = distillation
         self._set_up_scheduler(schedule, rates)

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from .model import LocalModel
 
 log = logging.getLogger("memos_core")
-_LEASE = 60.0  # seconds of a lease: many times the longest commit, and short enough to wait for
 
 
 class Ticking:
@@ -99,6 +98,10 @@ class Ticking:
             self._thread = None
         self._scheduler.stopping.clear()
 
+    def interrupt(self) -> None:
+        """Let a tick that is under way leave the moves behind the present one to others, and later ones all of them. Does not wait."""
+        self._scheduler.stopping.set()
+
     def flush(self) -> None:
         """Wait until what is pending is done: buffered usage written down, and every move carried out that can be now."""
         self._require_open()
@@ -128,7 +131,7 @@ class Ticking:
         self._metrics.note(sample, process, carried, sum(c.seconds for c in carried))
 
     def _set_up_scheduler(self, schedule: SchedulePolicy, rates: Rates | None) -> None:
-        uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=_LEASE)
+        uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=2 * self._policy.lease_seconds)
         self._scheduler = Scheduler(
             self._vault, self._writer, uses,
             Census(self._vault, self._tiers, self._adapters, uses, self._policy),

@@ -280,7 +280,7 @@ class Tiers:
         """A cube that is there and whole, as far as its blob's presence says."""
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload
-            if isinstance(payload, KVCache) and self._blobs.path(payload.blob).exists():
+            if isinstance(payload, KVCache) and self._blobs.has(payload.blob):
                 return row.cube
         return None
 

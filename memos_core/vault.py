@@ -11,7 +11,6 @@ that of a deletion, which comes first: opening the store adds those that a crash
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
@@ -25,6 +24,7 @@ from . import filters
 from .database import Database
 from .errors import Conflict, Damaged
 from .manifest import Manifest
+from .sites import Site
 from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, event_checksum, past
 from .types import Event, MemCube, Policy, Usage
 
@@ -47,9 +47,9 @@ class Change:
 class Vault:
     """The memories of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at `path`, or make one as `describe` says if there is nothing."""
-        self.db = Database(path, policy, describe)
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing."""
+        self.db = Database(site, policy, describe)
         self.listener: Callable[[Change], None] = lambda change: None
 
     @property

@@ -27,7 +27,7 @@ PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
     "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"resident", "measuring", "curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
-    "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
+    "filelock": {"sites"}, "fsspec": {"bucket"}, "s3fs": {"bucket"}, "botocore": {"bucket"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
     "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
@@ -232,6 +232,7 @@ def test_exports_are_these() -> None:
             "ToolCall",
             "Unsupported",
             "Usage",
+            "WorkersUnavailable",
             "checked_decoding",
             "read_answer",
         ]
