@@ -244,7 +244,7 @@ def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(
     [event] = [e for e in memory.log(verb="schedule") if e.outcome == "failed"]
     assert "OSError: the phrasing's service is down" in event.detail
     assert "even after" in event.detail  # the arithmetic
-    assert done(memory.tick().moves) == ["build activation"]  # the next best, meanwhile
+    assert "build activation" in done(memory.tick().moves)  # the next best, meanwhile
     assert memory.tick().moves == ()
 
 
