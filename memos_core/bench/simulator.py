@@ -97,7 +97,7 @@ class _Engine:
         )
         begin = float(trace.times[0])
         self._state = snapshot(
-            [str(i) for i in range(n)], tokens=trace.tokens, kv_bytes=costs.size, created=begin, rates=machine.rates,
+            [str(i) for i in range(n)], tokens=trace.tokens, kv_bytes=costs.size, captured=True, created=begin, rates=machine.rates,
             budgets=budgets, bucket=Bucket(policy.build_burst, begin), scales=heat.Scales(at=begin),
         )  # fmt: skip
         self._costs, self._policy, self._groups, self._without = costs, policy, trace.groups, without
