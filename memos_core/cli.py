@@ -14,7 +14,7 @@ from typing import Any
 
 from .errors import MemOSError, NotAStore
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
+BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "schedule", "store", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

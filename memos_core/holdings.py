@@ -102,13 +102,13 @@ class SchedulePolicy:
     """
 
     break_even: float = 1.0
-    keep: float = 0.5
+    keep: float = 0.7
     build_seconds: float = 15.0
     build_burst: float = 60.0
     archive_after: timedelta | None = timedelta(days=90)
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
-    idle: float = 0.25
+    idle: float = 0.1
     context_share: float = 0.25
     clock_back: timedelta = timedelta(seconds=5)
 

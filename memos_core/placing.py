@@ -40,7 +40,10 @@ def placed(rows: Rows, s: Snapshot, policy: SchedulePolicy) -> Placed:
         candidates = np.flatnonzero(movable & free & offer.wanted & ~(waits & up))
         order = candidates[np.argsort(-offer.worth[candidates], kind="stable")]
         taken, seconds = _fit(rows, s, policy, target, order, (room[target], seconds))
-        refused = candidates[~np.isin(candidates, taken)]
+        out = np.zeros(len(place), bool)
+        out[candidates] = True
+        out[taken] = False
+        refused = np.flatnonzero(out)
         spends = np.minimum(rows.cost[refused, target], policy.build_burst)
         waits[refused] |= up[refused] & ~rows.at_hand[refused] & (spends > seconds)  # for the next minute's seconds
         place[taken] = np.maximum(place[taken], target)

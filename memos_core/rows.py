@@ -50,6 +50,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     own = heat.rate(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
     coming = s.expected / policy.prefetch_within.total_seconds()
     rate = np.where(dead, 0.0, np.maximum(own, coming))
+    ahead = (coming > own) & (now - s.last_read > policy.prefetch_within.total_seconds())  # what was just read is there for that
     prospect = heat.prospect(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
     chance = np.maximum(prospect / (1 + prospect), s.expected)  # that a geometric number of reads with this mean is not 0
     prospect = np.maximum(prospect, s.expected)
@@ -81,7 +82,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         rate=both(np.where(known, 0.0, rate), rate),  # what an adapter knows is not opened as keys and values
         prospect=both(prospect, prospect),
         chance=both(chance, chance),
-        ahead=both(coming > own, coming > own),
+        ahead=both(ahead, ahead),
         captured=both(s.captured, none),
         still=both(s.leased, s.leased),
         fixed=both(~s.rebuildable & ~gone, ~s.rebuildable & ~gone),
