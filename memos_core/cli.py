@@ -18,7 +18,7 @@ from .errors import InvalidArgument, MemOSError, NotAStore
 if TYPE_CHECKING:
     from .workers import Ticked
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "serve", "store", "ttft")
+BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "schedule", "serve", "store", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
