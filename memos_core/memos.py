@@ -20,6 +20,7 @@ from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
 from .scheduler import checked_schedule
+from .seeing import Seeing
 from .sites import site
 from .statements import Statements
 from .ticking import Ticking
@@ -72,7 +73,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Ticking):
+class MemOS(Forms, Ticking, Seeing):
     """Memories of many users in one store, by form, owner and time.
 
     Args:

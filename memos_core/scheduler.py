@@ -83,6 +83,9 @@ class Scheduler:
         self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._lock = threading.RLock()
         self.stopping = threading.Event()
+        self.seen: Callable[[Snapshot, list[Carried], datetime, float], object] = lambda *_: None
+        """Called after each plan that a model took part in: what there is now, what was done, when, and the share of a scope's requests
+        that a memory needs for a place in the passage."""
 
     def check(self, model: LocalModel | None) -> None:
         """Raises InvalidArgument for a policy that contradicts itself and for budgets smaller than one block."""
@@ -93,7 +96,10 @@ class Scheduler:
         rates = self._measured.rates(model) if model is not None else _UNKNOWN
         bucket = self._bucket or Bucket(self._policy.build_burst, now.timestamp())
         under_way = self.leases.under_way() if self._vault.db.has("leases") else []
-        return self._census.take(Circumstances(self._policy, rates, bucket, under_way, now.timestamp(), model, how))
+        failing = [id for (id, action), (_, until) in self._failures.items() if action == Action.DISTIL and now < until]
+        return self._census.take(
+            Circumstances(self._policy, rates, bucket, under_way, now.timestamp(), model, how, failing)
+        )
 
     def run(self, now: datetime, model: LocalModel | None, how: Distillation | None) -> list[Carried]:
         """Plan once, and carry the plan out. Raises InvalidArgument, before anything moves, for a clock that went back, a budget smaller
@@ -107,6 +113,10 @@ class Scheduler:
                 work = [m for m in moves if m.form is not Kind.PLAINTEXT]
                 carried += [self._one(m, subjects[m.subject], model, how) for m in work]
                 self._weigh(snapshot, subjects, model, now)
+                done = [c.move for c in carried if c.outcome == DONE]
+                after = schedule.applied(snapshot, done, self._policy, now)
+                needed = self._census.costs(model, snapshot.rates)
+                self.seen(after, carried, now, needed.open / needed.run)
             self._uses.remember("planned_at", max(now.timestamp(), snapshot.planned_at or 0.0))
         return carried
 
