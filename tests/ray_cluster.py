@@ -52,13 +52,14 @@ def run(url: str, marker: Path) -> dict[str, Any]:
     from tests import working
 
     ids = working.wanted(url)
-    room = {"node_ip_address": ADDRESS, "object_store_memory": 80 << 20, "num_gpus": 0}
+    # a GPU is for Ray a number that somebody said
+    room = {"node_ip_address": ADDRESS, "object_store_memory": 80 << 20}
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={**room, "num_cpus": 0, "include_dashboard": False, "_system_config": quick},
+        head_node_args={**room, "num_cpus": 0, "num_gpus": 0, "include_dashboard": False, "_system_config": quick},
     )
-    nodes = [cluster.add_node(num_cpus=2, **room) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=2, num_gpus=2, **room) for _ in range(2)]
     stop, ticks, killed = threading.Event(), list[workers.Ticked](), list[str]()
     end = time.monotonic() + _PATIENCE
 
@@ -86,7 +87,7 @@ def run(url: str, marker: Path) -> dict[str, Any]:
         killer.join()
         cluster.shutdown()
     return {
-        "asked": ids, "killed": killed[0], "workers": [w.worker for w in worked],
+        "asked": ids, "killed": killed[0], "gpus": killed[2], "restarts": [w.restarts for w in worked],
         "done": [[t.where.split(":")[1], d] for t in ticks for d in t.done], "failed": [f for t in ticks for f in t.failed],
         "living": sorted({t.worker for t in ticks if t.where.split(":")[1] != killed[0]}), "store": store(url),
     }  # fmt: skip

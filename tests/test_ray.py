@@ -45,6 +45,7 @@ def test_what_a_killed_node_was_building_is_built_once_by_another_node(folder: P
     assert run.returncode == 0, run.stderr[-3_000:]
     found = json.loads(run.stdout.splitlines()[-1])
     [where] = [process for process, did in found["done"] if did.startswith("build activation")]
+    assert found["gpus"] == "1"
     assert where != found["killed"]
     assert found["failed"] == []
     assert found["living"] == [0, 1]
