@@ -229,6 +229,8 @@ def ray(
     stop = stop or threading.Event()
     with _connected(address) as cluster:
         need = placed(cluster.cluster_resources(), replicas, cpus, gpus)
+        if "://" not in opening.path and sum(node["Alive"] for node in cluster.nodes()) > 1:
+            log.warning("%s: a folder, so each node of the cluster must have the same one there", opening.path)
         crew = _Crew(cluster, opening, need, [Worked(n) for n in range(replicas)])
         try:
             while not stop.is_set():
@@ -298,8 +300,9 @@ class _Crew:
             self._actors[n] = self._kind.remote(self._opening, n)
             self._away.add(n)
         except errors.ActorUnavailableError as error:  # it died, and is begun again somewhere
+            if n not in self._away:
+                log.warning("worker %d is away: %s", n, _last(error))
             self._away.add(n)
-            log.warning("worker %d is away: %s", n, _last(error))
         except errors.RayTaskError as error:
             if self._fails(n):
                 raise WorkersUnavailable(f"worker {n} failed {_PATIENCE} times in a row: {_last(error)}") from error
