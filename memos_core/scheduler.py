@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import heat, schedule
+from . import heat, planning, schedule
 from .carrying import Carrier
 from .census import Census, Circumstances, Subject
 from .errors import InvalidArgument
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("memos_core")
 _AGAIN = timedelta(minutes=1)  # after which what failed is tried again, twice as long after each further failure
 _LONGEST = timedelta(hours=6)
+_MADE = 200  # passages and adapters of which it is remembered what they were made of
 _ROUNDS = 8  # plans of one `settle`: one move may make the next one possible
 Subjects = dict[str, Subject]
 _UNKNOWN = Rates(prefill=1e3, disk=1e9)  # without a model nothing is built, and nothing depends on them
@@ -106,7 +107,7 @@ class Scheduler:
         than one block, and a policy that contradicts itself."""
         with self._lock:
             snapshot, subjects = self.look(now, model, how)
-            moves = schedule.plan(snapshot, self._policy, now)
+            moves = planning.moves_of(snapshot, self._policy, now)
             self._bucket = schedule.refilled(snapshot.bucket, self._policy, now)
             carried = self._texts([m for m in moves if m.form is Kind.PLAINTEXT], now)
             if model is not None:
@@ -178,11 +179,19 @@ class Scheduler:
         if not ours:
             return Carried(move, ELSEWHERE, subject.who, subject.told_of)
         self._failures.pop(key, None)
+        if cube is not None and move.target > move.source:
+            self._remember(cube)
         seconds = time.perf_counter() - began
         if move.target > move.source and self._bucket is not None:
             self._bucket = replace(self._bucket, seconds=self._bucket.seconds - seconds)
         of = subject.told_of if cube is None else cube.id
         return self._told(Carried(move, DONE, subject.who, of, seconds), subject, cube)
+
+    def _remember(self, cube: MemCube) -> None:
+        """Keep of what a cube was made, for as long as decisions about it are of interest: it may be gone by then."""
+        made: dict[str, list[str]] = self._uses.recall("made") or {}
+        made[cube.id] = [link.id for link in cube.lineage]
+        self._uses.remember("made", dict(list(made.items())[-_MADE:]))
 
     def _told(self, carried: Carried, subject: Subject, cube: MemCube | None) -> Carried:
         words = f"{carried.move.action} {carried.move.form}: {carried.move.reason}"

@@ -44,7 +44,9 @@ class Seeing:
         who = self._who(actor)
         cube = self._inquiry.get(who, checked_id(id), None)
         derived = [c for c in self._inquiry.lineage(who, cube.id).children if not isinstance(c.payload, Text)]
+        made: dict[str, list[str]] = self._upkeep.uses.recall("made") or {}
         about = {
+            *(was for was, sources in made.items() if cube.id in sources),
             cube.id,
             *(c.id for c in derived),
             *((cube.attributes.get("scope") and (link.id for link in cube.lineage)) or ()),

@@ -244,7 +244,7 @@ def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(
     [event] = [e for e in memory.log(verb="schedule") if e.outcome == "failed"]
     assert "OSError: the phrasing's service is down" in event.detail
     assert "even after" in event.detail  # the arithmetic
-    assert done(memory.tick().moves) == ["build activation"]  # the next best, meanwhile
+    assert "build activation" in done(memory.tick().moves)  # the next best, meanwhile
     assert memory.tick().moves == ()
 
 
@@ -293,6 +293,31 @@ def test_started_it_ticks_by_itself_until_it_is_stopped(memory: MemOS, clock: Cl
     memory.stop()
     memory.stop()
     assert "memos-tick" not in [t.name for t in threading.enumerate()]
+
+
+def test_who_searches_or_writes_does_not_wait_for_a_build(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    assert memory._model is not None
+    building, go_on = threading.Event(), threading.Event()
+
+    def stop_here(module: Any, args: Any) -> None:
+        building.set()
+        go_on.wait(60)
+
+    hook = memory._model.network.register_forward_pre_hook(stop_here)
+    try:
+        memory.start(every=60)
+        assert building.wait(60)
+        assert memory.search(QUESTION, k=1)
+        assert memory.brief(QUESTION).cubes
+        assert memory.add("The colour of house 99 is red.")
+        assert kept(memory) == []
+    finally:
+        go_on.set()
+        hook.remove()
+    memory.flush()
+    assert len(kept(memory)) == 1
 
 
 def test_closing_stops_it(memory: MemOS) -> None:

@@ -11,6 +11,7 @@ import random
 import re
 import sys
 import tempfile
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
     from ..model import LocalModel
 
 WAYS = ("none", "scheduler", "everything")
-STARTS = ("Mar", "Zor", "Kel", "Tol", "Fen", "Lus", "Pel", "Bal", "Dri", "Gol", "Hal", "Jen")
-ENDS = ("rin", "pa", "vi", "sha", "do", "ka", "mon", "chi")
+STARTS = ("Mar", "Zor", "Kel", "Tol", "Fen", "Lus", "Pel", "Bal", "Hal", "Jor", "Gal", "Dov")
+ENDS = ("rin", "pa", "vi", "sho", "do", "ka", "mon", "chi")
 VALUES = {"colour": ("red", "green", "blue", "teal"), "fruit": ("plum", "kiwi", "fig", "melon"), "animal": ("fox", "owl", "hen", "lion")}  # fmt: skip
 PACE = timedelta(seconds=20)  # between two requests
+SEARCHES, BETWEEN = 200, 0.02  # searches of a round, and seconds between them
 TICK = 50  # requests between two ticks
 WORDS, DIMENSION = re.compile(r"\w+"), 128
 
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("model", help="a chat model's folder or name")
     parser.add_argument("--requests", type=int, default=2_000, help="default: 2000")
     parser.add_argument("--users", type=int, default=12, help="default: 12")
-    parser.add_argument("--facts", type=int, default=16, help="told by each user; default: 16")
+    parser.add_argument("--facts", type=int, default=12, help="told by each user; default: 12")
     parser.add_argument("--brief", type=int, default=200, help="tokens recalled for a question; default: 200")
     parser.add_argument("--passages", type=float, default=4.0, help="users whose facts fit on the device; default: 4")
     parser.add_argument("--seed", type=int, default=0)
@@ -199,11 +201,11 @@ def searching(
                 )
             for way in ("idle", "at_work"):
                 if way == "at_work":
-                    memory.start(every=0.01)
-                taken = [
-                    timed(partial(memory.search, one.question, actor=one.user, namespace=(one.user,)))
-                    for one in asked[:200]
-                ]
+                    memory.start(every=1.0)
+                taken = []
+                for one in asked[:SEARCHES]:
+                    taken.append(timed(partial(memory.search, one.question, actor=one.user, namespace=(one.user,))))
+                    time.sleep(BETWEEN)
                 times[way].append(Timing.of(taken))
             memory.stop()
             built += sum(e.verb == "schedule" for user in told for e in memory.log(actor=user, by=user, limit=10_000))
