@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from .errors import Damaged, StoreUnavailable
+from .transactions import Transaction
 
 _PARTIAL = ".partial"
 
@@ -22,6 +23,8 @@ class Blobs:
     def __init__(self, folder: Path, *, fsync: bool) -> None:
         self._folder = folder
         self._fsync = fsync
+        self.inside: Callable[[], Transaction | None] = lambda: None
+        """Asked for the transaction that the caller is inside of: what it makes goes if it is not kept, what it removes stays until it is."""
 
     def path(self, name: str) -> Path:
         """Where a blob lies. Raises Damaged for a name that is none: it came from a record."""
@@ -32,8 +35,13 @@ class Blobs:
     def write(self, parts: Sequence[bytes | memoryview], name: str) -> None:
         """Write a blob under a name that its content gives it. What is there already stays. Raises StoreUnavailable."""
         target = self.path(name)
+        under_way = self.inside()
+        if under_way is not None:
+            under_way.unwanted.discard(name)
         if target.exists():
             return
+        if under_way is not None:
+            under_way.made.add(name)
         try:
             self._folder.mkdir(exist_ok=True)
             with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_PARTIAL, delete=False) as file:
@@ -78,8 +86,15 @@ class Blobs:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove blobs; one that is not there is no error."""
+        if (under_way := self.inside()) is not None:
+            under_way.unwanted.update(names)
+            return
         for name in names:
             self.path(name).unlink(missing_ok=True)
+
+    def settle(self, ended: Transaction, kept: bool) -> None:
+        """Remove what a transaction needs no more, or what it made."""
+        self.remove(ended.unwanted if kept else ended.made)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each blob."""
@@ -94,6 +109,8 @@ class Blobs:
 
     def sweep(self, wanted: Iterable[str]) -> int:
         """Remove what is not wanted, halves of files among it; how many. The caller sees to it that nobody is writing."""
+        if self.inside() is not None:
+            return 0  # what it would remove may be wanted again
         keep = set(wanted)
         gone = [f for f in self._folder.glob("*") if f.name not in keep] if self._folder.is_dir() else []
         for file in gone:

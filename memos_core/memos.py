@@ -21,6 +21,7 @@ from .items import Items
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
+from .time_travel import TimeTravel
 from .types import (
     Access,
     Ancestry,
@@ -70,7 +71,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms):
+class MemOS(Forms, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -117,7 +118,8 @@ class MemOS(Forms):
         self._count_tokens = count_tokens
         self._clock = clock
         self._vault = Vault(path, policy, self._embedding.manifest)
-        blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        self._blobs = blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -134,6 +136,7 @@ class MemOS(Forms):
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
+        self._whole = self._vault.db.transactions.whole
         self.path, self.closed = self._vault.path, False
 
     @property
@@ -313,7 +316,7 @@ class MemOS(Forms):
         question = Question(
             query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
         )
-        hits = self._working_set.search(scope, question, k, narrowed, now)
+        hits = self._whole(lambda: self._working_set.search(scope, question, k, narrowed, now))
         self._upkeep.count(hits, now)
         return hits
 
@@ -340,15 +343,18 @@ class MemOS(Forms):
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
-        return self._inquiry.get(self._who(actor), checked_id(id), version)
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.get(who, known, version))
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
-        return self._inquiry.history(self._who(actor), checked_id(id))
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.history(who, known))
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
-        return self._inquiry.lineage(self._who(actor), checked_id(id))
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.lineage(who, known))
 
     def log(
         self,
@@ -365,11 +371,13 @@ class MemOS(Forms):
         it could read at that time. `by`: only what this actor did."""
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
-        return self._inquiry.log(self._who(actor), wanted, window, checked_number(limit, "limit"))
+        who, most = self._who(actor), checked_number(limit, "limit")
+        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
-        return self._inquiry.stats(self._who(actor), self._embedding.name)
+        who = self._who(actor)
+        return self._whole(lambda: self._inquiry.stats(who, self._embedding.name))
 
     # --- upkeep ------------------------------------------------------------------------------------------------------
 
