@@ -21,6 +21,7 @@ from .items import Items
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
+from .time_machine import TimeMachine
 from .time_travel import TimeTravel
 from .types import (
     Access,
@@ -136,7 +137,7 @@ class MemOS(Forms, TimeTravel):
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
-        self._whole = self._vault.db.transactions.whole
+        self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self.path, self.closed = self._vault.path, False
 
     @property

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from .blobs import Blobs
-from .transactions import Transaction
+from .errors import InvalidArgument
+from .time_machine import Reach, TimeMachine
+from .timeline import Difference, Rollback, Snapshot
+from .transactions import Found, Transaction
 from .upkeep import Upkeep
+from .validate import checked_id, checked_namespace, checked_word
 from .vault import Vault
 from .working_set import WorkingSet
 from .writing import Writer
@@ -18,10 +23,59 @@ class TimeTravel:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
     _blobs: Blobs
+    _time_machine: TimeMachine
     _upkeep: Upkeep
     _vault: Vault
     _working_set: WorkingSet
     _writer: Writer
+
+    if TYPE_CHECKING:
+
+        def _who(self, actor: str | None) -> str: ...
+
+    # --- moments -------------------------------------------------------------------------------------------------------
+
+    def snapshot(self, name: str, *, actor: str | None = None) -> Snapshot:
+        """Remember this moment under a name of the actor's. Costs one event, whatever is in the store; outlives compaction and
+        re-embedding; keeps nothing from deletion. Raises InvalidArgument for a name that is taken."""
+        return self._time_machine.snapshot(self._who(actor), _checked_name(name))
+
+    def snapshots(self, *, actor: str | None = None) -> list[Snapshot]:
+        """The actor's snapshots, in the order in which they were taken."""
+        who = self._who(actor)
+        return self._whole(lambda: self._time_machine.snapshots(who))
+
+    def drop_snapshot(self, name: str, *, actor: str | None = None) -> None:
+        """Remember it no more; of the memories nothing changes. Raises NotFound."""
+        self._time_machine.drop(self._who(actor), _checked_name(name))
+
+    def diff(self, a: str, b: str | None = None, *, actor: str | None = None) -> Difference:
+        """What was added, removed and changed from one snapshot of the actor's to another, or until now, with versions, of what the
+        actor may read. (`get(id, version=...)` has the content.) Raises NotFound."""
+        who, start, end = self._who(actor), _checked_name(a), None if b is None else _checked_name(b)
+        return self._whole(lambda: self._time_machine.diff(who, start, end))
+
+    def rollback(
+        self, name: str, *, namespace: Sequence[str] = (), id: str | None = None, everybody: bool = False, actor: str | None = None
+    ) -> Rollback:  # fmt: skip
+        """Make the actor's own memories what they were at a snapshot of its: all of them, those at or below a namespace, or one.
+
+        What changed gets its old content and state as a new version, what came later is withdrawn (expired before its time), and so a
+        rollback can be undone by another. All or nothing, and told of in the log. Nothing else is touched:
+
+        - memories of others, also where the actor may write them. `everybody`: for whoever runs the store; all owners' memories.
+        - what was deleted stays deleted; what is frozen stays as it is; what was made from a deleted memory stays as it is.
+        - access and the end of a life stay as they are today.
+        - keys, values and adapters are not rolled back: they follow the texts that they were made from.
+
+        Raises:
+            NotFound: no such snapshot or memory of the actor's. AccessDenied: another's memory.
+        """
+        who, where = self._who(actor), checked_namespace(namespace, root=True)
+        reach = Reach(who, where, None if id is None else checked_id(id), everybody)
+        return self._time_machine.rollback(reach, _checked_name(name), self.transaction)
+
+    # --- several changes as one ------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -42,9 +96,20 @@ class TimeTravel:
             yield
         self._upkeep.after_write()
 
+    def _whole(self, read: Callable[[], Found]) -> Found:
+        """What a reading of several steps finds, with each transaction wholly in it or not at all."""
+        return self._vault.db.transactions.whole(read)
+
     def _settle(self, ended: Transaction, kept: bool) -> None:
         self._blobs.settle(ended, kept)
         self._working_set.settle(ended, kept)
         self._writer.forget(sorted(ended.touched))
         if not kept:
             self._upkeep.forget(ended.touched)
+
+
+def _checked_name(name: Any) -> str:
+    found = checked_word(name, "name")
+    if found is None:
+        raise InvalidArgument("name: a string is needed, not None")
+    return found

@@ -51,16 +51,33 @@ class Tables(Protocol):
     path: str
 
     @property
-    def manifest(self) -> Manifest: ...
+    def manifest(self) -> Manifest:
+        """As last seen."""
+
     @property
-    def writes(self) -> bool: ...
-    def fresh(self, *, again: bool = False) -> Manifest: ...
-    def seen(self, *, again: bool = False) -> tuple[int, Manifest]: ...
-    def versions(self) -> dict[str, int]: ...
-    def restore(self, name: str, version: int) -> None: ...
-    def write_manifest(self, manifest: Manifest) -> None: ...
-    def writing(self, wait: float | None = None) -> AbstractContextManager[None]: ...
-    def uncompacted(self) -> AbstractContextManager[None]: ...
+    def writes(self) -> bool:
+        """Whether this thread is the only writer."""
+
+    def fresh(self, *, again: bool = False) -> Manifest:
+        """The manifest as it is now."""
+
+    def seen(self, *, again: bool = False) -> tuple[int, Manifest]:
+        """The same with the number of its version."""
+
+    def versions(self) -> dict[str, int]:
+        """Of each table that verbs write to."""
+
+    def restore(self, name: str, version: int) -> None:
+        """Make a table what it was."""
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Switch to another one."""
+
+    def writing(self, wait: float | None = None) -> AbstractContextManager[None]:
+        """Be the only writer."""
+
+    def uncompacted(self) -> AbstractContextManager[None]:
+        """Keep compactions away."""
 
 
 class Transactions:

@@ -336,6 +336,16 @@ class Vault:
             found = query.limit(ALL).to_arrow()
         return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
 
+    def marks(self, who: str, verbs: Iterable[str]) -> list[tuple[datetime, str, str, int]]:
+        """Time, verb, detail and number of what an actor did by some verbs and to no memory, in order."""
+        where = filters.all_of(
+            f"actor = {filters.literal(who)}", filters.one_of("verb", verbs), "subject IS NULL", "outcome = 'ok'"
+        )
+        columns = ("at", "verb", "detail", "number")
+        with self.db.guarded("events"):
+            found = self.db.table("events").search().where(where).select([*columns]).limit(ALL).to_arrow()
+        return sorted(zip(*(found[name].to_pylist() for name in columns), strict=True), key=lambda mark: mark[3])
+
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------
 
     def versions(self, name: str) -> dict[str, int]:
