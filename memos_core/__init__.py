@@ -77,10 +77,12 @@ if TYPE_CHECKING:
     from .gate import Gate, Scores
     from .items import Items
     from .memos import MemOS
+    from .merging import Merge
     from .model import LocalModel
     from .phrasing import Lesson, Point
     from .reader import LLMReader
     from .telling import AnswerStream
+    from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
 
@@ -101,10 +103,12 @@ __all__ = [
     "AnswerStream",
     "Brief",
     "BrokenCall",
+    "Changed",
     "Conflict",
     "ContextTooLong",
     "Damaged",
     "Decoding",
+    "Difference",
     "Distillation",
     "Draft",
     "EmbedderFailed",
@@ -129,6 +133,7 @@ __all__ = [
     "MemCube",
     "MemOS",
     "MemOSError",
+    "Merge",
     "MissingPackage",
     "ModelError",
     "ModelMismatch",
@@ -146,8 +151,10 @@ __all__ = [
     "Receipt",
     "Recipe",
     "Reply",
+    "Rollback",
     "SchemaMismatch",
     "Scores",
+    "Snapshot",
     "SourceKind",
     "State",
     "Stats",
@@ -168,7 +175,8 @@ __all__ = [
 _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+    "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
+    "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

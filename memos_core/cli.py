@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import cli_time
 from .errors import MemOSError, NotAStore
 
 BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="one JSON object a line")
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+
+    cli_time.add_commands(commands, _open)
 
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)

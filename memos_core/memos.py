@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from . import branches, filters, governance, lifecycle, reader
 from . import brief as briefs
-from . import filters, governance, lifecycle, reader
 from .adapters import AdapterTier
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
@@ -137,6 +138,10 @@ class MemOS(Forms, TimeTravel):
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
+        self._another = partial(
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            actor=actor, count_tokens=count_tokens, clock=clock,
+        )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self.path, self.closed = self._vault.path, False
 
@@ -390,6 +395,7 @@ class MemOS(Forms, TimeTravel):
         expired = self._writer.expire(moment)
         self._upkeep.sweep()
         self._tiers.sweep()
+        branches.sweep(Path(self.path))
         if self._model is not None:
             self._adapters.rebuild(self._model, self._how(None))
         return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))

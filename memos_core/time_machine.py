@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from . import filters, governance, lifecycle, timeline
+from . import filters, governance, timeline
 from .embedding import Embedding, spoken
 from .errors import InvalidArgument, NotFound
 from .tables import Row, Vector

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 from .blobs import Blobs
+from .branches import copied
 from .errors import InvalidArgument
+from .merging import Merge, merged
 from .time_machine import Reach, TimeMachine
 from .timeline import Difference, Rollback, Snapshot
 from .transactions import Found, Transaction
@@ -28,6 +32,9 @@ class TimeTravel:
     _vault: Vault
     _working_set: WorkingSet
     _writer: Writer
+    _another: Callable[[Path], AbstractContextManager[Any]]
+    _clock: Callable[[], datetime]
+    _fork: tuple[str, int] | None = None
 
     if TYPE_CHECKING:
 
@@ -74,6 +81,39 @@ class TimeTravel:
         who, where = self._who(actor), checked_namespace(namespace, root=True)
         reach = Reach(who, where, None if id is None else checked_id(id), everybody)
         return self._time_machine.rollback(reach, _checked_name(name), self.transaction)
+
+    # --- what if -------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def branch(self, name: str) -> Iterator[Self]:
+        """A `MemOS` on a copy of the store, to try things on: every verb works there, nothing of it is seen here, and at the end of
+        the block it is gone without a trace, unless it was brought back by `merge`. The copy shares the store's files and costs no
+        room until either changes. On it, a snapshot of the branch's name marks where it began: `trial.diff(name)`.
+
+        Raises:
+            InvalidArgument: the actor has a snapshot of that name; or a transaction is under way here.
+        """
+        checked = _checked_name(name)
+        if self._vault.db.transactions.inside is not None:
+            raise InvalidArgument(
+                "name: a branch is of a store between two writes: begin it outside of the transaction"
+            )
+        with copied(self._vault.db) as path, self._another(path) as trial:
+            trial._fork = self._vault.path, trial.snapshot(checked).number
+            yield trial
+
+    def merge(self, trial: Self) -> Merge:
+        """Bring back all that was changed on a branch of this store, in one transaction, each memory as one new version with the
+        name of who changed it there. Keys, values and adapters stay behind.
+
+        Raises:
+            Conflict: something of it changed here too since the branch began; nothing was brought back.
+        """
+        if trial._fork is None or trial._fork[0] != self._vault.path:
+            raise InvalidArgument("trial: a branch of this store is needed, see MemOS.branch")
+        return merged(
+            self._vault, trial._vault, trial._fork[1], self._writer, self._clock(), self.transaction
+        )  # fmt: skip
 
     # --- several changes as one ------------------------------------------------------------------------------------------
 

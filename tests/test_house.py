@@ -21,13 +21,13 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 RECORDS = {"types", "errors"}
 PURE = {
     "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
-    "chain", "toolcalls",
+    "chain", "toolcalls", "timeline",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
     "lancedb": {"vault", "database"}, "pyarrow": {"vault", "database", "tables"}, "torch": {"curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
-    "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
+    "filelock": {"branches", "database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
     "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
@@ -167,10 +167,12 @@ def test_exports_are_these() -> None:
             "AnswerStream",
             "Brief",
             "BrokenCall",
+            "Changed",
             "Conflict",
             "ContextTooLong",
             "Damaged",
             "Decoding",
+            "Difference",
             "Distillation",
             "Draft",
             "EmbedderFailed",
@@ -195,6 +197,7 @@ def test_exports_are_these() -> None:
             "MemCube",
             "MemOS",
             "MemOSError",
+            "Merge",
             "MissingPackage",
             "ModelError",
             "ModelMismatch",
@@ -213,8 +216,10 @@ def test_exports_are_these() -> None:
             "Receipt",
             "Recipe",
             "Reply",
+            "Rollback",
             "SchemaMismatch",
             "Scores",
+            "Snapshot",
             "SourceKind",
             "State",
             "Stats",
