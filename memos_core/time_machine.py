@@ -99,7 +99,8 @@ class TimeMachine:
         scope = f"actor = {filters.literal(who)} OR {filters.readable_by(who)}"
         start, end = sorted((first.number, second.number))
         between = filters.all_of(f"number > {start}", f"number <= {end}")
-        told = self._told({t.subject for t in self._tellings(filters.all_of(scope, between))}, scope)
+        touched = {t.subject for t in self._tellings(filters.all_of(scope, between))}
+        told = self._told(touched | self._lapsed(who, first.at, second.at), scope)
         rows = {r.cube.id: r.cube for r in self._vault.by_ids(sorted({t.subject for t in told}))}
         gone = timeline.deleted_since(told, start)
         seen = {t.subject for t in told if _is_shown(t.subject, who, rows, gone)}
@@ -113,6 +114,12 @@ class TimeMachine:
 
         between_them = frozenset(t.subject for t in told if t.verb == "delete" and start < t.number <= end)
         return timeline.difference(before, after, between_them, held, (first.at, second.at))
+
+    def _lapsed(self, who: str, a: datetime, b: datetime) -> set[str]:
+        """What of an actor's ran out between two times, which nobody may have told of yet."""
+        start, end = (filters.literal(at) for at in sorted((a, b)))
+        ran_out = f"expires_at > {start} AND expires_at <= {end}"
+        return set(self._vault.column("id", filters.all_of(filters.readable_by(who), ran_out)))
 
     # --- going back ----------------------------------------------------------------------------------------------------
 
