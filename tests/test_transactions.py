@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +231,8 @@ def test_one_may_open_the_store_and_read_while_it_lasts(memory: MemOS, open_stor
 
 
 def test_compaction_leaves_the_versions_of_the_beginning(open_store: Callable[..., MemOS]) -> None:
-    policy = Policy(compact_every=4, keep_versions=timedelta(seconds=1), lock_seconds=0.05)
-    memory, other = open_store(policy=policy), open_store(policy=Policy(lock_seconds=0.05))
+    policy = Policy(compact_every=4, keep_versions=timedelta(seconds=1))
+    memory, other = open_store(policy=policy), open_store(policy=policy)
     [green] = memory.add("green tea")
     with taken_back(memory):
         for n in range(10):
@@ -240,6 +242,7 @@ def test_compaction_leaves_the_versions_of_the_beginning(open_store: Callable[..
         assert texts(other) == ["green tea"]
     assert texts(memory) == texts(other) == ["green tea"]
     assert [c.version for c in memory.history(green.id)] == [1]
+    assert other._vault.db.compact(wait=60)
 
 
 def test_a_search_never_mixes_what_was_before_with_what_came_after(open_store: Callable[..., MemOS]) -> None:
@@ -266,6 +269,62 @@ def test_a_search_never_mixes_what_was_before_with_what_came_after(open_store: C
         finally:
             over.set()
         assert all(r.result(timeout=60) for r in reading)
+
+
+def interrupted(name: str, times: int, work: Callable[[], Any], read: Callable[[], Any]) -> Any:
+    """What a reading finds in the middle of which, when it calls a function for the n-th time, something happens elsewhere."""
+    left = times
+
+    def profile(frame: Any, event: str, _: Any) -> None:
+        nonlocal left
+        if event == "call" and frame.f_code.co_name == name:
+            left -= 1
+            if left == 0:
+                sys.setprofile(None)
+                elsewhere(work)
+
+    sys.setprofile(profile)
+    try:
+        found = read()
+    finally:
+        sys.setprofile(None)
+    assert left <= 0
+    return found
+
+
+def test_a_reading_in_the_middle_of_which_a_transaction_is_kept_has_all_or_nothing_of_it(
+    memory: MemOS, open_store: Callable[..., MemOS]
+) -> None:
+    other = open_store()
+    memory.add("green tea")
+
+    def work() -> None:
+        with memory.transaction():
+            memory.archive(memory.add("black tea")[0].id)
+            memory.add("red tea")
+
+    stats = interrupted("column", 2, work, other.stats)  # between counting kinds and counting states
+    assert sum(stats.by_state.values()) == stats.memories == 3
+
+
+def test_a_reading_that_began_before_a_transaction_sees_nothing_of_what_is_not_kept_yet(
+    memory: MemOS, open_store: Callable[..., MemOS]
+) -> None:
+    other = open_store()
+    [green] = memory.add("green tea")
+    under_way = memory.transaction()
+
+    def begin() -> None:
+        context.run(under_way.__enter__)
+        context.run(memory.update, green.id, "black tea")
+
+    context = copy_context()
+    with ThreadPoolExecutor(1) as pool:  # whoever begins it ends it
+        read = partial(interrupted, "to_arrow", 1, lambda: pool.submit(begin).result(timeout=60))
+        assert read(lambda: other.get(green.id)).text == "green tea"
+        assert other.get(green.id).text == "green tea"
+        pool.submit(context.run, under_way.__exit__, None, None, None).result(timeout=60)
+    assert other.get(green.id).text == "black tea"
 
 
 # --- payloads, caches ------------------------------------------------------------------------------------------------------
@@ -351,15 +410,33 @@ def test_killed_at_any_commit_the_store_is_as_before_or_as_after(tmp_path: Path,
     assert found[-1] == after
 
 
-def test_a_reader_keeps_to_the_state_before_until_somebody_writes(tmp_path: Path, embed: WordsEmbedder) -> None:
-    with MemOS(tmp_path / "store", embed=embed, actor="ann") as memory:
-        memory.add("green tea")
-        with memory.transaction():
-            memory.add("black tea")
-            shutil.copytree(tmp_path / "store", tmp_path / "killed")
-    with MemOS(tmp_path / "killed", embed=embed, actor="ann") as one:
-        assert [(e.verb, e.outcome) for e in one.log()] == [("add", "rolled back"), ("add", "ok")]
-        assert texts(one) == ["green tea"]
+def begin_and_die(memory: MemOS) -> None:
+    """Leave what a process leaves that is killed in a transaction."""
+    vault = memory._vault
+    with vault.writing():
+        vault.db.write_manifest(replace(vault.manifest, pinned=vault.db.versions()))
+        memory.add("black tea")
+
+
+@pytest.mark.parametrize("who", ["writer", "compaction", "opening"])
+def test_readers_keep_to_the_state_before_until_somebody_takes_it_back(
+    who: str, memory: MemOS, open_store: Callable[..., MemOS]
+) -> None:
+    memory.add("green tea")
+    other, reader = open_store(), open_store()
+    begin_and_die(memory)
+    for _ in range(2):
+        assert texts(reader) == texts(other) == ["green tea"]
+        assert len(reader.log()) == 1
+    if who == "writer":
+        other.archive(other.add("milk")[0].id)
+    elif who == "compaction":
+        assert other._vault.db.compact(wait=60)
+    else:
+        assert texts(open_store()) == ["green tea"]
+    assert not reader._vault.db.fresh().pinned
+    assert texts(reader) == texts(memory) == ["green tea"]
+    assert [e.outcome for e in reader.log(verb="add")][-2:] == ["rolled back", "ok"]
 
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 5])
