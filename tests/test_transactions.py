@@ -221,6 +221,15 @@ def test_a_writer_that_waited_too_long_says_so_and_wrote_nothing(open_store: Cal
     assert texts(memory) == ["green tea"]
 
 
+def test_none_begins_while_old_versions_may_be_dropped(open_store: Callable[..., MemOS]) -> None:
+    memory, other = open_store(policy=Policy(lock_seconds=0.05)), open_store()
+    with other._vault.db.uncompacted(), pytest.raises(StoreUnavailable, match="compacted"):
+        memory.transaction().__enter__()
+    with memory.transaction():
+        memory.add("green tea")
+    assert texts(other) == ["green tea"]
+
+
 def test_one_may_open_the_store_and_read_while_it_lasts(memory: MemOS, open_store: Callable[..., MemOS]) -> None:
     memory.add("green tea")
     with memory.transaction():
