@@ -14,23 +14,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from .database import Database
-from .errors import StoreUnavailable
+from .errors import InvalidArgument, StoreUnavailable
+from .sites import Folder, Site
+from .turns import Turn
 
-_FOLDER, _IN_USE = ".branches", ".branch.lock"
+_FOLDER = ".branches"
 _OWN = ("distilling", "rebuilds")  # work under way, which is the store's own
+_PATIENCE = 60.0  # seconds for another one to make a folder in
 
 
 @contextmanager
 def copied(database: Database) -> Iterator[Path]:
-    """A copy of a store as it is between two writes, until the end of the block."""
+    """A copy of a store in a folder as it is between two writes, until the end of the block. Raises InvalidArgument for another store."""
+    if database.site.is_shared:
+        raise InvalidArgument(f"name: {database.path} is in a bucket, and a branch shares a folder's files")
     target = Path(database.path) / _FOLDER / uuid.uuid4().hex
-    in_use = FileLock(target / _IN_USE, timeout=0)
-    with _making(target.parent):
+    in_use = _in_use(target)
+    with _making(database.site):
         target.mkdir(parents=True)
-        in_use.acquire()
+        in_use.acquire(0)
     try:
         with database.uncompacted(), database.writing():
             _link(Path(database.path), target)
@@ -40,23 +43,35 @@ def copied(database: Database) -> Iterator[Path]:
         _remove(target)
 
 
-def sweep(path: Path) -> int:
+def sweep(site: Site) -> int:
     """Remove the copies that killed processes left of a store; how many."""
-    folder, gone = path / _FOLDER, 0
+    folder, gone = Path(site.path) / _FOLDER, 0
     for target in folder.glob("*") if folder.is_dir() else ():
-        with _making(folder):
+        with _making(site):
+            in_use = _in_use(target)
             try:
-                FileLock(target / _IN_USE, timeout=0).acquire().lock.release()
-            except (Timeout, FileNotFoundError):  # in use, or gone meanwhile
+                in_use.acquire(0)
+            except (TimeoutError, FileNotFoundError):  # in use, or gone meanwhile
                 continue
+            in_use.release()
             _remove(target)
             gone += 1
     return gone
 
 
-def _making(folder: Path) -> FileLock:
+def _in_use(target: Path) -> Turn:
+    return Folder(target).turn("branch")
+
+
+@contextmanager
+def _making(site: Site) -> Iterator[None]:
     """Held while a copy is begun, lest it be taken for a dead one."""
-    return FileLock(folder.with_suffix(".lock"))
+    turn = site.turn("branches")
+    turn.acquire(_PATIENCE)
+    try:
+        yield
+    finally:
+        turn.release()
 
 
 def _remove(target: Path) -> None:

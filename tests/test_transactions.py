@@ -340,7 +340,7 @@ def test_a_reading_that_began_before_a_transaction_sees_nothing_of_what_is_not_k
 
 
 def test_blobs_made_in_it_go_and_blobs_removed_in_it_stay_if_it_is_not_kept(memory: MemOS) -> None:
-    blobs = Blobs(Path(memory.path) / "blobs", fsync=False)
+    blobs = Blobs(memory._vault.db.site.files)
     blobs.inside = lambda: memory._vault.db.transactions.inside
     memory._blobs = blobs
     old, new = digest(b"old"), digest(b"new")
