@@ -17,7 +17,7 @@ from .errors import MemOSError, NotAStore
 if TYPE_CHECKING:
     from .workers import Ticked
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
+BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "timemachine", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
