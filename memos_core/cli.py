@@ -222,6 +222,8 @@ def _worker(args: argparse.Namespace) -> None:
     from .sites import site
 
     workers.checked_every(args.every)
+    if args.ray is None and (args.replicas != 1 or args.gpus is not None):
+        raise InvalidArgument("--replicas, --gpus: these are for --ray; without it, start as many workers as you want")
     if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     how = Distillation() if args.adapters else None
