@@ -69,11 +69,13 @@ def rate(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
     """Reads a second that are expected of each subject, from its counts [n, scales] as of `at` [n]: its share of all reads, as the scales
     see it by their weights, times how often anything is read, by the scale on which that is most."""
     totals = np.maximum(faded(np.asarray(scales.totals), scales.at, now), 1e-12)
-    often = float((totals * math.log(2) / np.asarray(HALF_LIVES)).max())  # a steady rate r adds up to r by the half-life over ln 2
+    often = float(
+        (totals * math.log(2) / np.asarray(HALF_LIVES)).max()
+    )  # a steady rate r adds up to r by the half-life over ln 2
     return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) / totals * often), float)
 
 
-def prospect(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
+def prospect(heat: Floats, at: Floats, now: float) -> Floats:
     """Reads that are expected of each subject for as long as its counts [n, scales] say anything: each scale's rate for the mean life
-    of its counts, which are the counts themselves."""
-    return np.asarray(faded(heat, at, now) @ np.asarray(scales.weights), float)
+    of its counts, which are the counts themselves, in the mean. Not by the weights, which say what is read next and not what will be."""
+    return np.asarray(faded(heat, at, now).mean(axis=-1), float)

@@ -45,7 +45,9 @@ def move_seconds(rates: Rates, making: Column, size: Column, place: Column, blob
     seconds = np.empty_like(copy)
     for target in Place:
         down = np.where(blob, 0.0, copy[:, target]) if target is Place.DISK else copy[:, target]
-        through = np.where(place == Place.DISK, (target is Place.DEVICE) * copy[:, Place.HOST], 0.0)  # the host's memory
+        through = np.where(
+            place == Place.DISK, (target is Place.DEVICE) * copy[:, Place.HOST], 0.0
+        )  # the host's memory
         up = np.where(at_hand, copy[:, target], begun + np.where(place == Place.NOWHERE, copy[:, target], through))
         seconds[:, target] = np.where(place > target, down, np.where(place < target, up, 0.0))
     return seconds
