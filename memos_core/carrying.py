@@ -45,6 +45,8 @@ class Carrier:
             if not mine:
                 return False, None
             if move.action is Action.BUILD:
+                if self._tiers.there(subject.id) is not None:
+                    return False, None  # somebody else did, after this was planned
                 return True, self._build(subject, model)
             if move.action is Action.DISTIL:
                 assert how is not None, "without it no subject is distillable"

@@ -13,12 +13,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import cli_time
 from .errors import InvalidArgument, MemOSError, NotAStore
 
 if TYPE_CHECKING:
     from .workers import Ticked
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "serve", "store", "ttft")
+BENCHES = (
+    "adapters",
+    "compose",
+    "distil",
+    "locomo",
+    "prefeval",
+    "reload",
+    "schedule",
+    "serve",
+    "store",
+    "timemachine",
+    "ttft",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
+    cli_time.add_commands(commands, _open)
     help = "do what a store's plan asks for, beside other workers, until SIGTERM"
     worker = commands.add_parser("worker", help=help, description=help)
     worker.set_defaults(run=_worker)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
@@ -26,6 +27,8 @@ from .sites import site
 from .statements import Statements
 from .ticking import Ticking
 from .tiers import Tiers
+from .time_machine import TimeMachine
+from .time_travel import TimeTravel
 from .types import (
     Access,
     Ancestry,
@@ -74,7 +77,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Ticking, Seeing):
+class MemOS(Forms, Ticking, Seeing, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -130,7 +133,8 @@ class MemOS(Forms, Ticking, Seeing):
         self._clock = clock
         place = site(path, policy, storage_options)
         self._vault = Vault(place, policy, self._embedding.manifest)
-        blobs = Blobs(place.files)
+        self._blobs = blobs = Blobs(place.files)
+        blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -148,6 +152,11 @@ class MemOS(Forms, Ticking, Seeing):
         self._distillation = distillation
         self._set_up_scheduler(schedule, rates)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
+        self._another = partial(
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
+        )  # fmt: skip
+        self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self.path, self.closed = self._vault.path, False
 
     @property
@@ -331,7 +340,7 @@ class MemOS(Forms, Ticking, Seeing):
         question = Question(
             query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
         )
-        hits = self._working_set.search(scope, question, k, narrowed, now)
+        hits = self._whole(lambda: self._working_set.search(scope, question, k, narrowed, now))
         self._upkeep.count(hits, now)
         return hits
 
@@ -377,15 +386,18 @@ class MemOS(Forms, Ticking, Seeing):
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
-        return self._inquiry.get(self._who(actor), checked_id(id), version)
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.get(who, known, version))
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
-        return self._inquiry.history(self._who(actor), checked_id(id))
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.history(who, known))
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
-        return self._inquiry.lineage(self._who(actor), checked_id(id))
+        who, known = self._who(actor), checked_id(id)
+        return self._whole(lambda: self._inquiry.lineage(who, known))
 
     def log(
         self,
@@ -402,11 +414,13 @@ class MemOS(Forms, Ticking, Seeing):
         it could read at that time. `by`: only what this actor did."""
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
-        return self._inquiry.log(self._who(actor), wanted, window, checked_number(limit, "limit"))
+        who, most = self._who(actor), checked_number(limit, "limit")
+        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
-        return self._inquiry.stats(self._who(actor), self._embedding.name)
+        who = self._who(actor)
+        return self._whole(lambda: self._inquiry.stats(who, self._embedding.name))
 
     # --- its life ------------------------------------------------------------------------------------------------------
 

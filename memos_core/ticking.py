@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from . import reader
+from . import branches, reader
 from .adapters import AdapterTier
 from .carrying import Carrier
 from .census import Census
@@ -72,6 +72,7 @@ class Ticking:
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()
+        branches.sweep(self._vault.db.site)
         if self._vault.db.has("leases"):
             self._scheduler.leases.sweep()
         self._rebuild()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs, digest
-from .errors import Conflict, Damaged, InvalidArgument, OutOfMemory
+from .errors import Conflict, Damaged, InvalidArgument, MemOSError, OutOfMemory
 from .placement import stable_id
 from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
 from .vault import Vault
@@ -105,9 +105,17 @@ class Tiers:
         if (known := self.there(draft.id)) is not None:
             return known
         asked, end = opening(model, text)
-        exact = grown is not None and grown.model == model.fingerprint and not self._policy.kv_bits
-        opened = self.opener(model).opening(grown.blob) if grown is not None and exact else None
+        opened = self._to_grow_from(grown, model)
         return self._keep(who, draft, sources, model.blocks(asked, end, opened=opened, patient=scope is not None))
+
+    def _to_grow_from(self, grown: KVCache | None, model: LocalModel) -> Callable[[Prompt, int], Any] | None:
+        """What opens keys and values that are exact, for this model and whole; None without any: all can be run instead."""
+        if grown is None or grown.model != model.fingerprint or self._policy.kv_bits:
+            return None
+        try:
+            return self.opener(model).opening(grown.blob)
+        except MemOSError:
+            return None
 
     def _name(self, text: str, model: LocalModel, scope: Namespace | None) -> str:
         digest = _digest(model.fingerprint, self._policy.kv_bits, text)

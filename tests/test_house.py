@@ -21,7 +21,7 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 RECORDS = {"types", "errors"}
 PURE = {
     "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
-    "chain", "toolcalls", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports", "looking", "planning",
+    "chain", "toolcalls", "timeline", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports", "looking", "planning",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
@@ -168,10 +168,12 @@ def test_exports_are_these() -> None:
             "Brief",
             "BrokenCall",
             "Carried",
+            "Changed",
             "Conflict",
             "ContextTooLong",
             "Damaged",
             "Decoding",
+            "Difference",
             "Distillation",
             "Draft",
             "EmbedderFailed",
@@ -196,6 +198,7 @@ def test_exports_are_these() -> None:
             "MemCube",
             "MemOS",
             "MemOSError",
+            "Merge",
             "MissingPackage",
             "ModelError",
             "ModelMismatch",
@@ -216,9 +219,11 @@ def test_exports_are_these() -> None:
             "Receipt",
             "Recipe",
             "Reply",
+            "Rollback",
             "SchedulePolicy",
             "SchemaMismatch",
             "Scores",
+            "Snapshot",
             "SourceKind",
             "State",
             "Stats",
