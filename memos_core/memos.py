@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -21,6 +22,7 @@ from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
 from .scheduler import checked_schedule
+from .seeing import Seeing
 from .sites import site
 from .statements import Statements
 from .ticking import Ticking
@@ -75,7 +77,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Ticking, TimeTravel):
+class MemOS(Forms, Ticking, Seeing, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -331,6 +333,10 @@ class MemOS(Forms, Ticking, TimeTravel):
         scope = Scope(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
+        with self._going_first():
+            return self._found(query, scope, k, narrowed, now)
+
+    def _found(self, query: str, scope: Scope, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         question = Question(
             query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
         )
@@ -436,6 +442,10 @@ class MemOS(Forms, Ticking, TimeTravel):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _going_first(self) -> AbstractContextManager[None]:
+        """A request, until the end of the block: what the model can do later waits for it."""
+        return nullcontext() if self._model is None else self._model.requests.one()
 
     # --- below the verbs ---------------------------------------------------------------------------------------------
 

@@ -12,6 +12,13 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
+    "scheduler.py": [
+        "What is Zorpa's fruit?  fig.",
+        "build activation: 6 reads without it have cost",
+        "drop activation:",
+        "archive plaintext: not read for 121 days",
+        "schedule: drop activation:",
+    ],
     "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
     "llamaindex_chat.py": [
         "ann: My train to Lyon leaves at 7:40 on Friday.\n    engine: That is new to me.",

@@ -21,7 +21,7 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 RECORDS = {"types", "errors"}
 PURE = {
     "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "codec", "validate", "placement", "brief", "manifest",
-    "chain", "toolcalls", "timeline", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports",
+    "chain", "toolcalls", "timeline", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports", "looking", "planning",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
