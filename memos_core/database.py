@@ -416,6 +416,7 @@ class Database:
         with self.guarded(name):
             table = self._db.open_table(name)
             if table.version != version:
+                self._turn.require()  # whoever took it over has restored it, and may have written since
                 table.restore(version)
                 self._pinned.pop(name, None)
                 self.committed(name)
