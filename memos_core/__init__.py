@@ -32,6 +32,7 @@ from .errors import (
     StoreError,
     StoreUnavailable,
     Unsupported,
+    WorkersUnavailable,
 )  # fmt: skip
 from .types import (
     PUBLIC,
@@ -63,7 +64,6 @@ from .types import (
     Stats,
     Steering,
     Text,
-    TickReport,
     TokenUsage,
     ToolCall,
     Usage,
@@ -75,12 +75,16 @@ if TYPE_CHECKING:
     from .distillation import Distillation
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
+    from .holdings import Move, Rates, SchedulePolicy
     from .items import Items
     from .memos import MemOS
+    from .merging import Merge
     from .model import LocalModel
     from .phrasing import Lesson, Point
     from .reader import LLMReader
+    from .reports import Carried, TickReport
     from .telling import AnswerStream
+    from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
 
@@ -101,10 +105,13 @@ __all__ = [
     "AnswerStream",
     "Brief",
     "BrokenCall",
+    "Carried",
+    "Changed",
     "Conflict",
     "ContextTooLong",
     "Damaged",
     "Decoding",
+    "Difference",
     "Distillation",
     "Draft",
     "EmbedderFailed",
@@ -129,11 +136,13 @@ __all__ = [
     "MemCube",
     "MemOS",
     "MemOSError",
+    "Merge",
     "MissingPackage",
     "ModelError",
     "ModelMismatch",
     "ModelTimeout",
     "ModelUnavailable",
+    "Move",
     "Namespace",
     "NotAStore",
     "NotFound",
@@ -142,12 +151,16 @@ __all__ = [
     "Plan",
     "Point",
     "Policy",
+    "Rates",
     "Reading",
     "Receipt",
     "Recipe",
     "Reply",
+    "Rollback",
+    "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
+    "Snapshot",
     "SourceKind",
     "State",
     "Stats",
@@ -161,6 +174,7 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "WorkersUnavailable",
     "checked_decoding",
     "read_answer",
 ]  # fmt: skip
@@ -168,7 +182,9 @@ __all__ = [
 _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+    "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
+    "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
+    "TickReport": "reports", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

@@ -7,14 +7,31 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .errors import MemOSError, NotAStore
+from . import cli_time
+from .errors import InvalidArgument, MemOSError, NotAStore
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "schedule", "store", "ttft")
+if TYPE_CHECKING:
+    from .workers import Ticked
+
+BENCHES = (
+    "adapters",
+    "compose",
+    "distil",
+    "locomo",
+    "prefeval",
+    "reload",
+    "schedule",
+    "serve",
+    "store",
+    "timemachine",
+    "ttft",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,21 +66,46 @@ def _parser() -> argparse.ArgumentParser:
         ("search", _search, "find memories"),
         ("log", _log, "who did what to which memory when"),
         ("stats", _stats, "what is in a store"),
-        ("tick", _tick, "upkeep: expire, sweep, compact"),
+        ("why", _why, "why a memory is held as it is: the last decisions about it"),
+        ("top", _top, "how the store is held, live: tiers against budgets, moves under way, reasons"),
+        ("report", _report, "the same over time, as one HTML file"),
+        ("tick", _tick, "upkeep: carry out what the scheduler plans, expire, sweep, compact"),
         ("reembed", _reembed, "rebuild all vectors with another embedder; go on where a killed run stopped"),
     ):
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(run=run)
-        command.add_argument("path", help="the store")
+        command.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
         if name == "search":
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+        if name == "why":
+            command.add_argument("id", help="the memory")
+        if name == "report":
+            command.add_argument("out", type=Path, help="the file to write")
+        if name == "top":
+            command.add_argument("--once", action="store_true", help="show it once")
+            command.add_argument("--every", type=float, default=2.0, help="seconds between two looks (default: 2)")
         if name != "reembed":
             command.add_argument("--actor", default="local", help="who acts (default: local)")
         if name in ("search", "log", "stats"):
             command.add_argument("--json", action="store_true", help="one JSON object a line")
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+
+    cli_time.add_commands(commands, _open)
+    help = "do what a store's plan asks for, beside other workers, until SIGTERM"
+    worker = commands.add_parser("worker", help=help, description=help)
+    worker.set_defaults(run=_worker)
+    worker.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
+    worker.add_argument(
+        "--model", help="name or folder of the model whose keys, values and adapters are made; none: upkeep alone"
+    )
+    worker.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+    worker.add_argument("--adapters", action="store_true", help="make adapters too, where the plan finds that they pay")
+    worker.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default: 30)")
+    worker.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster of this head, HOST:PORT or auto")
+    worker.add_argument("--replicas", type=int, default=1, help="how many, on Ray (default: 1)")
+    worker.add_argument("--gpus", type=float, help="that each takes, on Ray (default: one, if there are any)")
 
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
@@ -81,10 +123,16 @@ def _demo(words: Sequence[str]) -> int:
 
 def _open(args: argparse.Namespace) -> Any:
     from .memos import MemOS
+    from .sites import site
 
-    if not (Path(args.path) / "meta.lance").exists():
+    if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
-    return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
+    embed = args.embed if "embed" in args else _no_embedder  # who only looks need not have the store's own
+    return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"))
+
+
+def _no_embedder(texts: Sequence[str]) -> Any:
+    raise InvalidArgument("embed: this command embeds nothing")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -117,18 +165,93 @@ def _log(args: argparse.Namespace) -> None:
 
 def _stats(args: argparse.Namespace) -> None:
     with _open(args) as memory:
-        stats = asdict(memory.stats())
+        stats, overview = asdict(memory.stats()), memory.overview()
     if args.json:
-        print(json.dumps(stats))
+        held = {kind: size for kind, _, size in overview.forms}
+        seen = [asdict(p) for p in overview.processes]
+        print(json.dumps({**stats, "bytes": held, "processes": seen, "under_way": overview.under_way}))
     else:
         for name, value in stats.items():
             print(f"{name:12} {value}")
 
 
+def _why(args: argparse.Namespace) -> None:
+    from .looking import why_text
+
+    with _open(args) as memory:
+        print(why_text(memory.why(args.id)))
+
+
+def _top(args: argparse.Namespace) -> None:
+    from .looking import top_text
+
+    with _open(args) as memory:
+        while True:
+            shown = top_text(memory.overview())
+            print(shown if args.once else f"\x1b[2J\x1b[H{shown}", flush=True)
+            if args.once:
+                return
+            time.sleep(args.every)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .looking import page
+
+    with _open(args) as memory:
+        text = page(memory.overview(), args.path)
+    try:
+        args.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument(f"out: {args.out}: {error.strerror or error}") from error
+    print(args.out)
+
+
 def _tick(args: argparse.Namespace) -> None:
     with _open(args) as memory:
         report = memory.tick()
+    for one in report.moves:
+        print(f"{one.outcome}: {one.move.action} {one.move.form} {one.subject}: {one.detail or one.move.reason}")
     print(f"{report.used} usage records written, {report.expired} memories expired, compacted: {report.compacted}")
+
+
+def _worker(args: argparse.Namespace) -> None:
+    import threading
+
+    from . import workers
+    from .distillation import Distillation
+    from .sites import site
+
+    workers.checked_every(args.every)
+    if args.ray is None and (args.replicas != 1 or args.gpus is not None):
+        raise InvalidArgument("--replicas, --gpus: these are for --ray; without it, start as many workers as you want")
+    if not site(args.path).holds_store():
+        raise NotAStore(f"{args.path} holds no store")
+    how = Distillation() if args.adapters else None
+    opening = workers.Opening(args.path, embed=args.embed, model=args.model, distillation=how)
+    stop = threading.Event()
+    with workers.until_told(stop):
+        if args.ray is None:
+            worked = [workers.work(opening, every=args.every, stop=stop, told=_say)]
+        else:
+            worked = workers.ray(
+                opening,
+                address=args.ray,
+                replicas=args.replicas,
+                every=args.every,
+                gpus=args.gpus,
+                stop=stop,
+                told=_say,
+            )
+    for one in worked:
+        print(
+            f"worker {one.worker}: {one.ticks} ticks, {one.done} moves done, {one.failed} failed, {one.restarts} restarts"
+        )
+
+
+def _say(tick: Ticked) -> None:
+    for word, lines in (("did", tick.done), ("failed:", tick.failed)):
+        for line in lines:
+            print(f"worker {tick.worker} at {tick.where} {word} {line}", flush=True)
 
 
 def _reembed(args: argparse.Namespace) -> None:

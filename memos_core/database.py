@@ -1,102 +1,149 @@
 """The store's tables and its lock: opening, making, guarding, compacting. With `vault`, all that knows LanceDB.
 
-Writers take turns (a file lock, which a killed process gives back), so that reading and then writing is safe; readers never
-wait. What the database raises comes out as one of our errors, naming the path. LanceDB flushes nothing to the device; with
-`Policy(fsync=True)` each commit's new files are, before it is acknowledged.
+Writers take turns (see `sites`: a file lock, or a lease), so that reading and then writing is safe; readers never wait. What the
+database raises comes out as one of our errors, naming the path. LanceDB flushes nothing to the device; with `Policy(fsync=True)` each
+commit's new files are, before it is acknowledged.
+
+A lease can lapse while its holder sleeps. So what is read and written in a turn goes through handles that stay at the version that was
+the newest then, and whoever takes over a turn that was not given back first restores each table to what it is: a commit on top of an
+older version than that is refused by the database, whenever it comes (`_fence`).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import lancedb
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 
-from .disk import claim_folder, fault, flush_new_files
 from .errors import (
     Damaged,
     EmbedderMismatch,
-    InvalidArgument,
     MemOSError,
     NotAStore,
     StoreClosed,
+    StoreError,
     StoreUnavailable,
 )  # fmt: skip
 from .manifest import Manifest, signed, verified
-from .tables import EVENTS, META, PAST, USAGE, cubes_schema
+from .sites import Site
+from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
+from .transactions import Transactions
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
-_TRIES = 5  # how often a compaction is tried against writers
+_TRIES = 5  # how often a compaction, or a fence, is tried against writers
+_FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
+_IN_TURN = ("history", "events", "usage", "uses", "meta")  # besides the cubes, what is read in order to be written
+_PINNED, _PINNED_LATER = (
+    ("history", "events", "usage"),
+    ("uses",),
+)  # and these in a transaction; leases are nobody's turn
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
 
 class Database:
     """The tables of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at `path`, or make one as `describe` says if there is nothing."""
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise InvalidArgument(f"path: a folder is needed, not {path!r}")
-        self.path = os.fspath(path)
-        if "://" in self.path:
-            raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing."""
+        self.path = site.path
+        self.site = site
         self.policy = policy
         self._commits = self._rows = 0  # of this process, since the last compaction
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
         self._tables: dict[str, Any] = {}
-        self._synced: set[str] = set()
+        self._pinned: dict[str, Any] = {}  # of this turn
+        self._past: dict[str, tuple[int, Any]] = {}  # as they were before a transaction that is under way
+        self.transactions = Transactions(self)
         self._closed = False
-        claim_folder(Path(self.path))
-        self._lock = FileLock(
-            Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002, thread_local=False
-        )
+        site.claim()
+        self._turn = site.turn("write")
+        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4)
         with self.guarded("open"):
             # interval 0: every read sees what any process committed; a stale handle silently updates nothing
             self._db = lancedb.connect(
-                self.path,
-                read_consistency_interval=timedelta(0),
-                session=lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4),
-            )
-            with self.writing():
-                if "meta" not in self._names():
-                    self._create(describe())
-        self.manifest = self._read_manifest()
+                read_consistency_interval=timedelta(0), session=session, **site.connection()
+            )  # fmt: skip
+            if site.is_shared:
+                self._still = lancedb.connect(session=session, **site.connection())
+            if "meta" not in self._names():  # else nobody is waited for: a transaction may take its time
+                with self.writing():
+                    if "meta" not in self._names():
+                        self._create(describe())
+        self._known = self._read_manifest()
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
         self._closed = True
         self._tables.clear()
-        self._lock.release(force=True)
+        self._past.clear()
+        self._turn.release(clean=False)
 
     # --- tables --------------------------------------------------------------------------------------------------------
 
     @property
     def cubes(self) -> Any:
         """The current cubes table. Raises EmbedderMismatch if another process gave the store another embedder."""
-        self._check_manifest()
-        return self.table(self.manifest.cubes)
+        view = self.transactions.view()
+        return self.at(view.cubes, view.pinned.get(view.cubes))
 
     def table(self, name: str) -> Any:
-        """A table by name."""
+        """A table by name: as it was before a transaction that is under way and that this context is not inside of."""
+        return self.at(name, None if name == "meta" else self.transactions.view().pinned.get(name))
+
+    def at(self, name: str, version: int | None) -> Any:
+        """A table by name at a version, to be read; None: the newest one."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        if version is not None:
+            held, table = self._past.get(name, (None, None))
+            if held != version:
+                with self.guarded(name):
+                    table = self._db.open_table(name, version=version)
+                self._past[name] = version, table
+            return table
+        if self.site.is_shared and self._in_turn:
+            return self._of_this_turn(name)
         if name not in self._tables:
             with self.guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
+
+    def _of_this_turn(self, name: str) -> Any:
+        """A table at the version that is the newest while the turn is held: whoever takes it over does so after that version."""
+        if name not in self._pinned:
+            with self.guarded(name):
+                table = self._still.open_table(name)
+                table.checkout_latest()
+                self._pinned[name] = table
+        self._turn.require()
+        return self._pinned[name]
+
+    def later(self, name: str) -> Any:
+        """A table of `tables.LATER`, made if the store has none yet. Its first column is its key."""
+        if name not in self._tables and name not in self._pinned:
+            with self.writing(), self.guarded(name):
+                if name not in self._names():
+                    made = self._db.create_table(name, schema=LATER[name])
+                    made.set_unenforced_primary_key(
+                        LATER[name].names[0]
+                    )  # and no index on it: racing upserts would double
+                    self.committed(name)
+        return self.table(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the store has got one of the tables of `tables.LATER`."""
+        return name in self._tables or name in self._names()
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
@@ -110,6 +157,8 @@ class Database:
         """Remove a table that the manifest no longer names."""
         with self.guarded(name):
             self._tables.pop(name, None)
+            self._pinned.pop(name, None)
+            self._turn.require()
             self._db.drop_table(name, ignore_missing=True)
 
     def drop_strays(self) -> None:
@@ -119,10 +168,11 @@ class Database:
                 self.drop(name)
 
     def _names(self) -> list[str]:
-        return list(self._db.list_tables().tables)
+        with self.guarded("meta"):
+            return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest) -> None:
-        if strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]:
+        if strangers := self.site.strangers():
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
@@ -140,29 +190,76 @@ class Database:
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
+    @property
+    def writes(self) -> bool:
+        """Whether this thread is the only writer now."""
+        # asked, not counted: a count is wrong after Ctrl-C in the middle
+        return bool(self._mutex._is_owned())  # type: ignore[attr-defined]
+
+    @property
+    def _in_turn(self) -> bool:
+        return self.transactions.inside is not None or self.writes
+
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the only writer until the end of the block. Raises StoreUnavailable after `Policy.lock_seconds`."""
+    def writing(self, wait: float | None = None) -> Iterator[None]:
+        """Be the only writer until the end of the block. Raises StoreUnavailable after `wait` seconds; None:
+        `Policy.lock_seconds`. Inside a transaction, threads of its context take turns."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
-        nested = self._mutex._is_owned()  # type: ignore[attr-defined]  # asked, not counted: a count is wrong after Ctrl-C in the middle
-        with self._mutex:
-            try:
-                if not nested:
-                    self._acquire()
-                    if self._tables:
-                        self._check_manifest()
+        if (inside := self.transactions.inside) is not None:
+            with inside.turn:
                 yield
+            return
+        self.transactions.require_turn()
+        seconds, nested = self.policy.lock_seconds if wait is None else wait, self.writes
+        if not self._mutex.acquire(timeout=seconds):
+            raise StoreUnavailable(f"{self.path}: another thread has been writing for {seconds} s")
+        try:
+            if nested:
+                yield
+                return
+            clean = False
+            try:
+                self._acquire(seconds)
+                if self._tables and self.fresh().pinned:
+                    self.transactions.take_back()
+                yield
+                clean = True
+            except MemOSError as error:
+                clean = not isinstance(error, StoreError)  # else a request may still be on its way
+                raise
             finally:
-                if not nested:
-                    self._lock.release(force=True)
+                self._pinned.clear()
+                self._turn.release(clean=clean)
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def uncompacted(self) -> Iterator[None]:
+        """Keep compactions away until the end of the block: they drop old versions. Raises StoreUnavailable after
+        `Policy.lock_seconds`."""
+        turn = self.site.turn("compact")
+        try:
+            turn.acquire(self.policy.lock_seconds)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self.path} has been compacted, or in another transaction, for {self.policy.lock_seconds} s"
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            turn.release()
 
     def committed(self, table: str, rows: int = 1) -> None:
         """Acknowledge a commit to a table: on the device, if the policy says so."""
         self._commits += 1
         self._rows += rows
         if self.policy.fsync:
-            flush_new_files(Path(self.path) / f"{table}.lance", self._synced)
+            self.site.flush(table)
+        if self._in_turn:
+            self._turn.require()  # what was written after it lapsed is not acknowledged
 
     @contextmanager
     def guarded(self, table: str) -> Iterator[None]:
@@ -172,23 +269,43 @@ class Database:
         except MemOSError:
             raise
         except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
-            raise fault(error, self.path, table) from error
+            raise self.site.fault(error, table) from error
         except Exception as error:
             if (
                 type(error).__name__ != "RustPanic"
             ):  # its class is private to LanceDB's extension: known by its name alone
                 raise
-            raise fault(error, self.path, table) from error
+            raise self.site.fault(error, table) from error
 
-    def _acquire(self) -> None:
+    def _acquire(self, seconds: float) -> None:
         try:
-            self._lock.acquire()
-        except Timeout:
+            unfinished = self._turn.acquire(seconds)
+        except TimeoutError:
             raise StoreUnavailable(
-                f"{self.path}: another process has been writing for {self.policy.lock_seconds} s (lock {self._lock.lock_file})"
+                f"{self.path}: another process has been writing for {seconds} s (lock {self._turn.name})"
             ) from None
         except OSError as error:
             raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+        if unfinished:
+            self._fence()
+
+    def _fence(self) -> None:
+        """See that whoever had the turn before and did not give it back cannot write any more: what he read is now older than a
+        restore, on top of which the database takes no commit that was begun before it. What he had written stays."""
+        for name in (n for n in self._names() if n in _IN_TURN or n.startswith("cubes")):
+            with self.guarded(name):
+                table = self._db.open_table(name)
+                wanted = table.version
+                for _ in range(_TRIES):
+                    table.checkout(wanted)
+                    self._turn.require()
+                    table.restore()
+                    table.checkout_latest()
+                    if table.version == wanted + 1:
+                        break
+                    wanted = table.version - 1  # somebody came between, a compaction maybe: that is what it is now
+                else:
+                    raise StoreUnavailable(f"{self.path}/{name}.lance keeps changing while it is being taken over")
 
     # --- compaction ----------------------------------------------------------------------------------------------------
 
@@ -199,26 +316,37 @@ class Database:
 
     def compact(self, wait: float = 0) -> bool:
         """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it, and still
-        is after `wait` seconds."""
-        lock = FileLock(Path(self.path) / ".compact.lock", timeout=wait)
-        try:
-            with lock:
-                self._commits = self._rows = 0
-                for name in (self.manifest.cubes, "history", "events", "usage", "meta"):
-                    with self.guarded(name):
-                        self._optimize(name)
-                self._train()
-                return True
-        except Timeout:
+        is after `wait` seconds, or inside a transaction."""
+        if self.transactions.inside is not None:
             return False
+        turn = self.site.turn("compact")
+        try:
+            turn.acquire(wait)
+        except TimeoutError:
+            return False
+        try:
+            if self.fresh().pinned:  # of a killed process: before its versions are dropped
+                with self.writing():
+                    pass
+            self._commits = self._rows = 0
+            there = self._names()
+            for name in (self.manifest.cubes, "history", "events", "usage", "meta", *LATER):
+                with self.guarded(name):
+                    if name in there:
+                        self._optimize(name)
+            self._train()
+        finally:
+            turn.release()
+        return True
 
     def _optimize(self, name: str) -> None:
+        keep = max(self.policy.keep_versions, _FAR) if self.site.is_shared else self.policy.keep_versions
         for attempt in range(_TRIES):
             try:
                 if self.policy.fsync:  # what takes the place of flushed files is flushed before these go
                     self.table(name).optimize(cleanup_older_than=timedelta(days=36_500))
                     self.committed(name)
-                self.table(name).optimize(cleanup_older_than=self.policy.keep_versions)
+                self.table(name).optimize(cleanup_older_than=keep)
                 return
             except RuntimeError as error:
                 if "conflict" not in str(error).lower() or attempt == _TRIES - 1:
@@ -238,34 +366,64 @@ class Database:
 
     # --- the manifest --------------------------------------------------------------------------------------------------
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the store says of itself, as last seen."""
+        return self._known[1]
+
+    def fresh(self, *, again: bool = False) -> Manifest:
+        """The same as it is now; with `again`, read without asking whether it changed. Raises EmbedderMismatch."""
+        return self.seen(again=again)[1]
+
+    def seen(self, *, again: bool = False) -> tuple[int, Manifest]:
+        """The same with the number of its version, which every transaction's begin and end changes."""
+        with self.guarded("meta"):
+            stale = again or self.table("meta").version != self._known[0]
+        if stale:
+            now, before = self._read_manifest(), self.manifest
+            if (now[1].embedder, now[1].dimension, now[1].probe) != (before.embedder, before.dimension, before.probe):
+                self._known = -1, before  # and so for every later call
+                raise EmbedderMismatch(
+                    f"{self.path} was re-embedded meanwhile: open it anew, with embed= the new embedder"
+                )
+            self._known = now
+        return self._known
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
         with self.writing(), self.guarded("meta"):
             self.table("meta").update(where="key = 'manifest'", values={"value": signed(manifest)})
             self.committed("meta")
-            self.manifest = self._read_manifest()
+            self._known = self._read_manifest()
 
-    def _read_manifest(self) -> Manifest:
+    def _read_manifest(self) -> tuple[int, Manifest]:
         with self.guarded("meta"):
             version = self.table("meta").version
             rows = self.table("meta").search().select(["value"]).limit(2).to_list()
         if len(rows) != 1:
             raise Damaged(f"{self.path}/meta.lance holds {len(rows)} manifests instead of one")
-        manifest = verified(rows[0]["value"], self.path)
-        self._meta_version = version
-        return manifest
+        return version, verified(rows[0]["value"], self.path)
 
-    def _check_manifest(self) -> None:
+    # --- versions of tables ----------------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, int]:
+        """The version of each table that holds what verbs write."""
         with self.guarded("meta"):
-            stale = self.table("meta").version != self._meta_version
-        if stale:
-            now, before = self._read_manifest(), self.manifest
-            if (now.embedder, now.dimension, now.probe) != (before.embedder, before.dimension, before.probe):
-                self._meta_version = -1  # and so for every later call
-                raise EmbedderMismatch(
-                    f"{self.path} was re-embedded meanwhile: open it anew, with embed= the new embedder"
-                )
-            self.manifest = now
+            return {name: int(self.at(name, None).version) for name in self._pinnable()}
+
+    def restore(self, name: str, version: int) -> None:
+        """Make a table what it was at a version, as a new version of it. Costs no copy."""
+        with self.guarded(name):
+            table = self._db.open_table(name)
+            if table.version != version:
+                self._turn.require()  # whoever took it over has restored it, and may have written since
+                table.restore(version)
+                self._pinned.pop(name, None)
+                self.committed(name)
+
+    def _pinnable(self) -> list[str]:
+        """What verbs write under the writers' lock, as far as it is there."""
+        return [self.manifest.cubes, *_PINNED, *(name for name in _PINNED_LATER if self.has(name))]
 
 
 def _index(table: Any, wanted: dict[str, Any]) -> None:

@@ -11,8 +11,8 @@ that of a deletion, which comes first: opening the store adds those that a crash
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -25,8 +25,12 @@ from . import filters
 from .database import Database
 from .errors import Conflict, Damaged
 from .manifest import Manifest
+from .sites import Site
 from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, event_checksum, past
 from .types import Event, MemCube, Policy, Usage
+
+ROLLED_BACK = "rolled back"
+"""Outcome of what a transaction did that was not kept."""
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
@@ -47,10 +51,12 @@ class Change:
 class Vault:
     """The memories of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at `path`, or make one as `describe` says if there is nothing."""
-        self.db = Database(path, policy, describe)
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing."""
+        self.db = Database(site, policy, describe)
         self.listener: Callable[[Change], None] = lambda change: None
+        self.db.transactions.witness = self._witness
+        self.db.transactions.take_back_of_the_dead()
 
     @property
     def path(self) -> str:
@@ -101,6 +107,18 @@ class Vault:
         with self.db.guarded("cubes"):
             return self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
 
+    def columns(self, names: Sequence[str], where: str) -> Any:
+        """Some columns of the current memories that a condition holds for, as an Arrow table."""
+        with self.db.guarded("cubes"):
+            return self.db.cubes.search().where(where).select(list(names)).limit(ALL).to_arrow()
+
+    def last_reads(self) -> dict[str, float]:
+        """When each memory was recalled last, of those that were, in POSIX seconds."""
+        with self.db.guarded("usage"):
+            found = self.db.table("usage").search().select(["id", "last_read_at"]).limit(ALL).to_arrow()
+        times = found["last_read_at"].cast(pa.int64()).to_numpy() / 1e6
+        return dict(zip(found["id"].to_pylist(), times.tolist(), strict=True))
+
     def distinct(self, name: str, where: str) -> list[Any]:
         """The different values of a column among the current memories that a condition holds for."""
         with self.db.guarded("cubes"):
@@ -142,18 +160,20 @@ class Vault:
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""
-        query = (
-            self.db.table("history")
-            .search()
-            .where(f"id = {filters.literal(id)}")
-            .select(["text", "record", "checksum"])
-        )
-        with self.db.guarded("history"):
-            found = {
-                c.version: c
-                for c in (r.cube for r in decoded(query.limit(ALL).to_arrow(), self.manifest.dimension, self.path))
-            }
-        return [found[v] for v in sorted(found)]
+        found = self.past_versions([id])
+        return [found[key] for key in sorted(found)]
+
+    def past_versions(self, ids: Sequence[str]) -> dict[tuple[str, int], MemCube]:
+        """Those of several memories, by id and version."""
+        found: dict[tuple[str, int], MemCube] = {}
+        for some in _batches(ids, 1_000):
+            query = self.db.table("history").search().where(filters.one_of("id", some)).limit(ALL)
+            with self.db.guarded("history"):
+                rows = decoded(
+                    query.select(["text", "record", "checksum"]).to_arrow(), self.manifest.dimension, self.path
+                )
+            found |= {(r.cube.id, r.cube.version): r.cube for r in rows}
+        return found
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
@@ -245,6 +265,10 @@ class Vault:
                 for some in _batches(ids, 5_000):
                     self.db.table("usage").delete(filters.one_of("id", some))
                 self.db.committed("usage")
+            if self.db.has("uses"):
+                for some in _batches(ids, 5_000):
+                    self.db.table("uses").delete(filters.one_of("id", some))
+                self.db.committed("uses")
             return self._remove_past(ids)
 
     def record(
@@ -253,14 +277,30 @@ class Vault:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         if events:
             marks: Sequence[int | None] = seqs or [None] * len(events)
-            number = self.db.table("events").version + 1  # orders what happened at one time
-            rows = [
-                {**asdict(e), "readers": sorted(r), "seq": n, "number": number, "checksum": event_checksum(e)}
-                for e, r, n in zip(events, readers, marks, strict=True)
-            ]
-            with self.db.guarded("events"):
+            with self.writing(), self.db.guarded("events"):
+                number = self.db.table("events").version + 1  # orders what happened at one time
+                rows = [
+                    {**asdict(e), "readers": sorted(r), "seq": n, "number": number, "checksum": event_checksum(e)}
+                    for e, r, n in zip(events, readers, marks, strict=True)
+                ]
                 self.db.table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))
-            self.db.committed("events")
+                self.db.committed("events")
+
+    def _witness(self, pins: Mapping[str, int]) -> Callable[[], None]:
+        """What the log says beyond its pinned version, to be told again, as rolled back and to who did it alone, once that is the
+        newest again."""
+        log = self.db.at("events", pins["events"]).search().select(["number"])
+        last = log.order_by([ColumnOrdering(column_name="number", ascending=False)]).limit(1).to_arrow()["number"]
+        undone = self.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
+
+        def tell() -> None:
+            told = [
+                replace(e, id=str(uuid.uuid4()), outcome=ROLLED_BACK if e.outcome == "ok" else e.outcome)
+                for e in undone
+            ]
+            self.record(told, [()] * len(told))
+
+        return tell
 
     def count_reads(self, reads: dict[str, Usage]) -> None:
         """Add buffered usage to what is stored. In a table of its own: it says nothing about the content, and rewriting
@@ -304,12 +344,23 @@ class Vault:
             found = query.limit(ALL).to_arrow()
         return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
 
-    def told(self, where: str, column: str) -> set[tuple[str, int]]:
-        """Subjects of events that a condition holds for, each with another column of the event."""
-        query = self.db.table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
+    def told(self, where: str, *columns: str) -> set[tuple[Any, ...]]:
+        """Subjects of events that a condition holds for, each with other columns of the event."""
+        where = filters.all_of("subject IS NOT NULL", "outcome = 'ok'", where)
+        query = self.db.table("events").search().where(where).select(["subject", *columns])
         with self.db.guarded("events"):
             found = query.limit(ALL).to_arrow()
-        return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
+        return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
+
+    def marks(self, who: str, verbs: Iterable[str]) -> list[tuple[datetime, str, str, int]]:
+        """Time, verb, detail and number of what an actor did by some verbs and to no memory, in order."""
+        where = filters.all_of(
+            f"actor = {filters.literal(who)}", filters.one_of("verb", verbs), "subject IS NULL", "outcome = 'ok'"
+        )
+        columns = ("at", "verb", "detail", "number")
+        with self.db.guarded("events"):
+            found = self.db.table("events").search().where(where).select([*columns]).limit(ALL).to_arrow()
+        return sorted(zip(*(found[name].to_pylist() for name in columns), strict=True), key=lambda mark: mark[3])
 
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------
 
@@ -362,7 +413,9 @@ class Vault:
         return gone
 
     def _changed(self, before: tuple[str, int], written: Sequence[Row] = (), removed: Sequence[str] = ()) -> None:
-        """Tell the listener of a commit, if nobody else's came between."""
+        """Tell the listener of a commit, if nobody else's came between; and the transaction, if it is inside of one."""
+        if (inside := self.db.transactions.inside) is not None:
+            inside.touched.update((*(r.cube.id for r in written), *removed))
         after = self.revision()
         if after == (before[0], before[1] + 1):
             self.listener(Change(before, after, written, removed))
