@@ -58,6 +58,22 @@ class Blobs:
                 f"{target}: {error.strerror or error}. What was acknowledged before is stored"
             ) from error
 
+    def take(self, file: Path, name: str) -> None:
+        """Move a file that holds a blob, and lies on the same device, to its name. What is there already stays."""
+        target = self.path(name)
+        try:
+            self._folder.mkdir(exist_ok=True)
+            if not target.exists():
+                if self._fsync:
+                    handle = os.open(file, os.O_RDONLY)
+                    try:
+                        os.fsync(handle)
+                    finally:
+                        os.close(handle)
+                os.replace(file, target)
+        except OSError as error:
+            raise StoreUnavailable(f"{target}: {error.strerror or error}") from error
+
     def read(self, name: str, start: int, size: int) -> bytearray:
         """Bytes [start, start + size) of a blob. Raises Damaged if it is gone or shorter."""
         found = bytearray(size)

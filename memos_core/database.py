@@ -98,6 +98,13 @@ class Database:
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
 
+    def pinned(self, name: str) -> Any:
+        """A table as it is now, whatever is written to it later. Compaction may take its files away: see `view`."""
+        with self.guarded(name), self._opening:
+            table = self._db.open_table(name)
+            table.checkout(table.version)
+        return table
+
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type

@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
-from . import filters, governance, lifecycle, reader
+from . import filters, governance, lifecycle, reader, staging
 from .adapters import AdapterTier
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
+from .dumping import Dumper
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
+from .exchange import Exchange
 from .forms import Forms
 from .inquiry import Inquiry
 from .items import Items
+from .landing import Landing
+from .loading import Loader
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
@@ -70,7 +74,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms):
+class MemOS(Forms, Exchange):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -120,8 +124,11 @@ class MemOS(Forms):
         blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
+        landing = Landing(self._vault, blobs, self._writer, self._adapters.rebuilds)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
+            landing.settle()
             self._upkeep.repair(clock())
         except BaseException:
             self._vault.close()
@@ -130,7 +137,8 @@ class MemOS(Forms):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
+        self._dumper = Dumper(self._vault, blobs, clock)
+        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
@@ -381,6 +389,7 @@ class MemOS(Forms):
         expired = self._writer.expire(moment)
         self._upkeep.sweep()
         self._tiers.sweep()
+        staging.sweep(Path(self._vault.path), moment)
         if self._model is not None:
             self._adapters.rebuild(self._model, self._how(None))
         return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))

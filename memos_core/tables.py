@@ -6,6 +6,7 @@ A cube is read from its record, which carries a checksum; the other columns are 
 from __future__ import annotations
 
 import json
+import uuid
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,17 +105,35 @@ def event_checksum(event: Event) -> int:
     return zlib.crc32(repr(tuple(str(getattr(event, name)) for name in Event.__slots__)).encode())
 
 
+def events_of(
+    who: str, verb: str, at: datetime, entries: Sequence[tuple[str, int, str, Sequence[str]]], number: int
+) -> pa.Table:
+    """Rows for the events table of one act on many memories: id, version, detail and readers of each."""
+    events = [Event(str(uuid.uuid4()), at, who, verb, id, version, detail=detail) for id, version, detail, _ in entries]
+    count = len(events)
+    columns = {
+        "id": [e.id for e in events], "at": [at] * count, "actor": [who] * count, "verb": [verb] * count,
+        "subject": [e.subject for e in events], "version": [e.version for e in events], "outcome": ["ok"] * count,
+        "detail": [e.detail for e in events], "readers": [list(r) for *_, r in entries], "seq": [None] * count,
+        "number": [number] * count, "checksum": [event_checksum(e) for e in events],
+    }  # fmt: skip
+    return pa.table(columns, schema=EVENTS)
+
+
 def cubes_schema(dimension: int) -> pa.Schema:
     """Of the cubes table, for vectors of a dimension."""
     return pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
 
 
-def _vector_checksum(vector: Vector | None) -> int | None:
+def vector_sum(vector: Vector | None) -> int | None:
+    """CRC-32 of a vector."""
     return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
 
 
-def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict[str, Any]:
-    origin, record = cube.origin, codec.encode(cube)
+def _cube_row(
+    cube: MemCube, seq: int = 0, vector: Vector | None = None, record: str | None = None
+) -> dict[str, Any]:
+    origin, record = cube.origin, record or codec.encode(cube)
     text = cube.text or None
     return {
         "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
@@ -124,7 +143,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
         "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
-        "vector_checksum": _vector_checksum(vector), "priority": cube.priority,
+        "vector_checksum": vector_sum(vector), "priority": cube.priority,
     }  # fmt: skip
 
 
@@ -172,16 +191,23 @@ def _checked(found: pa.Table, dimension: int, path: str) -> tuple[dict[str, list
     for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
         if codec.checksum(record, text) != columns["checksum"][i]:
             raise Damaged(f"{path}: a record does not match its checksum: {record[:80]!r}")
-        if asked and _vector_checksum(vectors[i]) != columns["vector_checksum"][i]:
+        if asked and vector_sum(vectors[i]) != columns["vector_checksum"][i]:
             raise Damaged(
                 f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
             )
     return columns, vectors
 
 
-def encoded(cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int, dimension: int) -> pa.Table:
-    """Rows for a cubes table."""
-    rows = [_cube_row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)]
+def encoded(
+    cubes: Sequence[MemCube],
+    vectors: Sequence[Vector | None],
+    seq: int,
+    dimension: int,
+    records: Sequence[str | None] | None = None,
+) -> pa.Table:
+    """Rows for a cubes table. records: of those of which the record is known."""
+    known = records or [None] * len(cubes)
+    rows = [_cube_row(c, seq, v, r) for c, v, r in zip(cubes, vectors, known, strict=True)]
     columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
     arrays = [
         pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -51,6 +51,8 @@ class Vault:
         """Open the store at `path`, or make one as `describe` says if there is nothing."""
         self.db = Database(path, policy, describe)
         self.listener: Callable[[Change], None] = lambda change: None
+        self.before_writing: Callable[[], None] = lambda: None
+        """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
 
     @property
     def path(self) -> str:
@@ -62,9 +64,12 @@ class Vault:
         """What the store says of itself."""
         return self.db.manifest
 
-    def writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """Be the only writer until the end of the block."""
-        return self.db.writing()
+        with self.db.writing():
+            self.before_writing()
+            yield
 
     def close(self) -> None:
         """Let go of the store. Twice is once."""

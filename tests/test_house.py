@@ -173,6 +173,7 @@ def test_exports_are_these() -> None:
             "Decoding",
             "Distillation",
             "Draft",
+            "DumpRefused",
             "EmbedderFailed",
             "EmbedderMismatch",
             "Event",
