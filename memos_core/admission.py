@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -26,22 +27,48 @@ from .validate import checked_actor, checked_actors, checked_namespace, checked_
 LARGEST_RECORD = 16 << 20
 LARGEST_TEXT = 64 << 20
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-_KINDS = {Text: (Kind.PLAINTEXT,), KVCache: (Kind.ACTIVATION,), Steering: (Kind.ACTIVATION,), Adapter: (Kind.PARAMETRIC,)}
+_KINDS = {
+    Text: (Kind.PLAINTEXT,),
+    KVCache: (Kind.ACTIVATION,),
+    Steering: (Kind.ACTIVATION,),
+    Adapter: (Kind.PARAMETRIC,),
+}
 _RELATIONS = {"derived", "supersedes", "merged", keyed.PASSAGE}
 _FIELDS = {"schema", "id", "version", "kind", "state", "namespace", "payload", "key", "origin", "access", "lifespan", "created_at",
            "updated_at", "semantic_type", "tags", "attributes", "priority", "sensitivity", "lineage"}  # fmt: skip
 _MOST = 2**31 - 1
-_BROKEN = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, InvalidArgument, SchemaMismatch)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # only an escape can bring half of a character into a text that is UTF-8
+
+
+def _constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_constant)
+_BROKEN = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+    InvalidArgument,
+    SchemaMismatch,
+)
 
 
 def cube_of(id: str, version: int, text: str | None, record: str, where: str) -> MemCube:
     """The memory of a row. Raises DumpRefused, naming the file, for one that is none."""
     if len(record) > LARGEST_RECORD or (text is not None and len(text) > LARGEST_TEXT):
-        raise DumpRefused(f"{where}: a memory of {len(record) + len(text or ''):,} characters is more than a memory may have")
+        raise DumpRefused(
+            f"{where}: a memory of {len(record) + len(text or ''):,} characters is more than a memory may have"
+        )
     try:
-        said = json.loads(record, parse_constant=_constant)
-        if unknown := set(said) - _FIELDS:
-            raise ValueError(f"there is no {min(unknown)!r:.50} in a record")
+        said = _JSON.decode(record)
+        if not said.keys() <= _FIELDS:
+            raise ValueError(f"there is no {min(said.keys() - _FIELDS)!r:.50} in a record")
+        if _SURROGATE.search(record):
+            json.dumps(said, ensure_ascii=False).encode()
         cube = codec.decode_record(said, text)
         _require_sound(cube, said)
     except _BROKEN as error:
@@ -54,51 +81,75 @@ def cube_of(id: str, version: int, text: str | None, record: str, where: str) ->
 
 
 def _require_sound(cube: MemCube, said: Mapping[str, Any]) -> None:
-    """Raise what is not as the verbs would have made it."""
-    if not isinstance(cube.id, str) or not _ID.fullmatch(cube.id):
+    """Raise what is not as the verbs would have made it. (Said of every memory of every dump: written to be quick.)"""
+    if type(cube.id) is not str or not _ID.fullmatch(cube.id):
         raise ValueError("its id is no UUID")
-    _require(isinstance(said["namespace"], list), "namespace")
-    checked_namespace(cube.namespace)
-    for name in ("key", "semantic_type"):
-        checked_word(getattr(cube, name), name) if name != "key" or cube.key else None
-    _require(isinstance(cube.key, str | None), "key")
+    _require(type(said["namespace"]) is list, "namespace")
+    _sound_namespace(cube.namespace)
+    _sound_access(cube.access)
+    _require(cube.key is None or type(cube.key) is str, "key")
+    _require(_is_word(cube.semantic_type), "semantic_type")
     _require(_is_whole(cube.version, 1), "version")
     _require(type(cube.priority) in (int, float) and 0 <= cube.priority <= 1, "priority")
-    checked_tags(said.get("tags", []))
-    checked_tags(said.get("sensitivity", []))
-    codec.checked_attributes(said.get("attributes", {}))
+    for name in ("tags", "sensitivity"):
+        if name in said:
+            _require(type(said[name]) is list, name)
+            checked_tags(said[name])
+    if "attributes" in said:
+        codec.checked_attributes(said["attributes"])
     _require_origin(cube.origin)
-    checked_actor(cube.access.owner)
-    checked_actors(cube.access.readers, "readers")
-    checked_actors(cube.access.writers, "writers")
-    for moment in (cube.created_at, cube.updated_at, cube.lifespan.expires_at, cube.lifespan.valid_until):
-        _require(moment is None or moment.utcoffset() is not None, "a time")
-    _require_lifespan(cube.lifespan)
+    _require(_is_aware(cube.created_at) and _is_aware(cube.updated_at), "a time")
+    if "lifespan" in said:
+        _require_lifespan(cube.lifespan)
     _require(cube.kind in _KINDS[type(cube.payload)], "kind")
-    _require_payload(cube)
+    if not isinstance(cube.payload, Text):
+        _require_payload(cube)
     for link in cube.lineage:
-        if not _ID.fullmatch(link.id) or not _is_whole(link.version, 1) or link.relation not in _RELATIONS or link.id == cube.id:
+        if (
+            not _ID.fullmatch(link.id)
+            or not _is_whole(link.version, 1)
+            or link.relation not in _RELATIONS
+            or link.id == cube.id
+        ):
             raise ValueError("its lineage is none")
 
 
+@lru_cache(maxsize=4096)
+def _sound_namespace(namespace: tuple[str, ...]) -> None:
+    checked_namespace(namespace)
+
+
+@lru_cache(maxsize=4096)
+def _sound_access(access: Access) -> None:
+    checked_actor(access.owner)
+    checked_actors(access.readers, "readers")
+    checked_actors(access.writers, "writers")
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or (type(value) is str and value != "")
+
+
+def _is_aware(moment: datetime | None) -> bool:
+    return moment is None or moment.tzinfo is not None
+
+
 def _require_origin(origin: Origin) -> None:
-    for name in ("role", "speaker", "session", "message_id", "source", "model", "digest"):
-        checked_word(getattr(origin, name), name)
+    words = (origin.role, origin.speaker, origin.session, origin.message_id, origin.source, origin.model, origin.digest)
+    _require(all(map(_is_word, words)), "its origin")
     _require(origin.position is None or (type(origin.position) is int and 0 <= origin.position < 2**62), "position")
-    for moment in (origin.stored_at, origin.occurred_at):
-        _require(moment is None or moment.utcoffset() is not None, "a time of its origin")
+    _require(_is_aware(origin.stored_at) and _is_aware(origin.occurred_at), "a time of its origin")
 
 
 def _require_lifespan(span: Lifespan) -> None:
+    _require(_is_aware(span.expires_at) and _is_aware(span.valid_until), "lifespan")
     for length in (span.half_life, span.ttl):
         _require(length is None or timedelta(0) < length, "lifespan")
 
 
 def _require_payload(cube: MemCube) -> None:
     payload = cube.payload
-    if isinstance(payload, Text):
-        codec.checked_text(payload.text, "text")
-        return
+    assert not isinstance(payload, Text)
     _require(re.fullmatch(r"[0-9a-f]{64}", payload.blob) is not None, "the name of its tensors")
     checked_word(payload.model, "model")
     _require(_is_whole(payload.bytes, 1, 2**62), "the size of its tensors")
@@ -121,23 +172,23 @@ def _is_whole(value: Any, least: int, most: int = _MOST) -> bool:
     return type(value) is int and least <= value <= most
 
 
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
-
-
 # --- whose it becomes ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On which terms memories are taken in: whose they become (None: as they are), and until when they may be returned."""
+    """On which terms memories are taken in: whose they become (None: as they are), and until when they may be returned. `publisher`: the
+    key of a stranger who signed them; then they are kept apart from all that is here, under ids and without keys of their own."""
 
     owner: str | None
     expires_at: datetime | None = None
+    publisher: str | None = None
 
 
-def id_here(cube: MemCube, owner: str) -> str:
+def id_here(cube: MemCube, owner: str, publisher: str | None = None) -> str:
     """The id under which a memory is kept for an owner; the same whenever it is asked."""
+    if publisher is not None:
+        return given_id(cube.id, owner, publisher)
     if cube.access.owner == owner and _is_own(cube):
         return cube.id
     if cube.key is not None:
@@ -149,9 +200,10 @@ def id_here(cube: MemCube, owner: str) -> str:
     return given_id(cube.id, owner)
 
 
-def given_id(id: str, owner: str) -> str:
+def given_id(id: str, owner: str, publisher: str | None = None) -> str:
     """An id for a memory that cannot keep its own: random to all who know neither."""
-    return str(uuid.UUID(bytes=sha256(f"{len(owner)}:{owner}{id}".encode()).digest()[:16], version=4))
+    said = f"{len(owner)}:{owner}{id}{publisher or ''}"
+    return str(uuid.UUID(bytes=sha256(said.encode()).digest()[:16], version=4))
 
 
 def _is_own(cube: MemCube) -> bool:
@@ -167,12 +219,17 @@ def _is_own(cube: MemCube) -> bool:
 
 def taken_in(cube: MemCube, id: str, terms: Terms, names: Callable[[Link], str | None]) -> MemCube:
     """A memory as it is kept here. `names` says what another memory is called here, None for one that its owner may not know of."""
+    if cube.id == id and not cube.lineage and terms.expires_at is None and terms.owner in (None, cube.access.owner):
+        return cube
     lineage = tuple(replace(link, id=there) for link in cube.lineage if (there := names(link)) is not None)
-    access = cube.access if terms.owner in (None, cube.access.owner) else Access(terms.owner or "")
+    is_theirs = terms.publisher is None and terms.owner in (None, cube.access.owner)
     span, end = cube.lifespan, terms.expires_at
     if end is not None and (span.expires_at is None or span.expires_at > end):
         span = replace(span, expires_at=end)
-    return replace(cube, id=id, access=access, lineage=lineage, lifespan=span)
+    return replace(
+        cube, id=id, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
+        key=cube.key if terms.publisher is None else None,
+    )  # fmt: skip
 
 
 def with_access_of(cube: MemCube, here: MemCube) -> MemCube:

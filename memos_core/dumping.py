@@ -33,10 +33,11 @@ Redact = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class DumpReport:
-    """What a dump holds: memories, their versions before, vectors, payloads, bytes, and the files that were there already; and what was
+    """What a dump holds, by its name `dump`: memories, their versions before, vectors, payloads, bytes, and the files that were there already; and what was
     left out of it, with counts by reason."""
 
     target: str
+    dump: str
     memories: int
     versions: int
     vectors: int
@@ -77,9 +78,7 @@ class Dumper:
         """Write what is wanted. `finish` makes the manifest's last entries; `check` may refuse before anything is written."""
         if target.is_archive:
             folder = self._staging(target)
-            report = self.dump(
-                wanted, Place(folder), redact=redact, progress=progress, finish=finish, check=check
-            )
+            report = self.dump(wanted, Place(folder), redact=redact, progress=progress, finish=finish, check=check)
             found = parcel.read(Place(folder).manifest(), str(folder))
             target.pack(folder, [MANIFEST, *(f.path for f in found.files)])
             rmtree(folder, ignore_errors=True)
@@ -94,7 +93,9 @@ class Dumper:
                 left_out["other_forms_redacted"] = len(listed) - len(texts)
                 listed = texts
             prefix = sha256(repr((SCHEMA, _source(self._vault.manifest), wanted.who, wanted.past is None)).encode())
-            salt = prefix.hexdigest() + ("" if redact is None else str(uuid4()))  # nobody knows what a callable did before
+            salt = prefix.hexdigest() + (
+                "" if redact is None else str(uuid4())
+            )  # nobody knows what a callable did before
             done = 0
             for bucket, members in _buckets(listed):
                 writing.bucket(bucket, members, salt)
@@ -113,7 +114,7 @@ class Dumper:
         old = [p for p in target.names() if p not in keep and _is_ours(p)]
         target.drop(sorted(old, key=lambda p: p.startswith(LEDGER)))  # which says that others may still be there
         return DumpReport(
-            target.url, len(listed), writing.versions, writing.vectors, len(writing.blobs),
+            target.url, parcel.identity(found), len(listed), writing.versions, writing.vectors, len(writing.blobs),
             sum(f.bytes for f in found.files), len(found.files), writing.reused, found.left_out,
         )  # fmt: skip
 
@@ -129,7 +130,9 @@ class _Known:
     def __init__(self, target: Place) -> None:
         names = target.names()
         if strangers := [n for n in names if not _is_ours(n)]:
-            raise InvalidArgument(f"target: {target.url} holds other files ({strangers[0]} …): choose an empty or a new folder")
+            raise InvalidArgument(
+                f"target: {target.url} holds other files ({strangers[0]} …): choose an empty or a new folder"
+            )
         self.manifest: Parcel | None = None
         self._files: dict[str, dict[str, File]] = {}
         self._there = {n: target.size(n) for n in names if n.endswith(".arrow")}

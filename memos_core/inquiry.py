@@ -45,7 +45,9 @@ class Inquiry:
 
     def _came_without(self, id: str) -> bool:
         """Whether a memory was loaded from a dump that did not hold all of its versions."""
-        told = f"subject = {filters.literal(id)} AND verb IN ('load', 'pull') AND starts_with(detail, 'without versions')"
+        told = (
+            f"subject = {filters.literal(id)} AND verb IN ('load', 'pull') AND starts_with(detail, 'without versions')"
+        )
         return bool(self._vault.events(told, 1))
 
     def lineage(self, who: str, id: str) -> Ancestry:

@@ -38,7 +38,6 @@ class Entry:
     version: int
     access: Access
     lineage: tuple[Link, ...]
-    updated_at: datetime
     base: int = 0
     lands: bool = True
     proven: bool = False  # the version that is here is one of its own
@@ -51,10 +50,13 @@ class Intake:
     def __init__(
         self, folder: Path, url: str, terms: Terms, dimension: int, kept: int | None, here: Here, embedding: Embedding,
         now: datetime, kinds: frozenset[Kind], model: str | None,
+        brought: Mapping[str, int],
     ) -> None:  # fmt: skip
         self.entries: dict[str, Entry] = {}
         self.counts: Counter[str] = Counter()
-        self.special: dict[str, MemCube] = {}  # those in another form than text, as they will be here, by id in the dump
+        self.special: dict[
+            str, MemCube
+        ] = {}  # those in another form than text, as they will be here, by id in the dump
         self.foreign: list[MemCube] = []  # adapters of another model, as they are in the dump
         self.rows: list[Path] = []
         self.past: list[Path] = []
@@ -69,6 +71,7 @@ class Intake:
         self._now = now
         self._kinds = kinds
         self._model = model
+        self._brought = brought  # versions that came from there before, by id
         self._deferred: list[tuple[File, Path, list[int]]] = []
         self._later: set[str] = set()
         self.blobs: set[str] = set()  # that its memories name
@@ -86,13 +89,13 @@ class Intake:
                 raise DumpRefused(f"{self._url}: {file.path}: memory {cube.id} is in it twice")
             owner = self._terms.owner or cube.access.owner
             access = self._same.setdefault(cube.access, cube.access)
-            entry = Entry("", owner, cube.version, access, cube.lineage, cube.updated_at)
+            entry = Entry("", owner, cube.version, access, cube.lineage)
             self.entries[cube.id] = entry
             if (why := self._left_out(cube)) is not None:
                 entry.lands = False
                 self.counts[why] += 1
             if not lifecycle.is_passage(cube):
-                entry.id = admission.id_here(cube, owner)
+                entry.id = admission.id_here(cube, owner, self._terms.publisher)
             if not isinstance(cube.payload, Text):
                 self.blobs.add(cube.payload.blob)
             if cube.lineage or not isinstance(cube.payload, Text):
@@ -148,13 +151,16 @@ class Intake:
         found = dict(self._here([e.id for e in entries]))
         for entry, id in zip(entries, ids, strict=True):
             row = found.get(entry.id)
-            if row is not None and row.cube.access.owner != entry.owner:  # somebody else's: this one is called otherwise
-                entry.id = admission.given_id(id, entry.owner)
+            if (
+                row is not None and row.cube.access.owner != entry.owner
+            ):  # somebody else's: this one is called otherwise
+                entry.id = self._given(id, entry)
                 row = self._here([entry.id]).get(entry.id)
             if row is None:
                 continue
             self._found[id] = row
             entry.base = row.cube.version
+            entry.proven = self._brought.get(entry.id) == entry.base
             if entry.version <= entry.base:
                 entry.lands = False
                 self.counts["kept"] += 1
@@ -162,13 +168,16 @@ class Intake:
                 entry.lands = False
                 self.counts["frozen"] += 1
 
+    def _given(self, id: str, entry: Entry) -> str:
+        return admission.given_id(id, entry.owner, self._terms.publisher)
+
     def _passage(self, id: str, entry: Entry) -> str:
         """What a passage of an item is called here: after the item, if it is called so in the dump."""
         item = next(link.id for link in entry.lineage if link.relation == keyed.PASSAGE)
         above = self.entries.get(item)
         number = next((n for n in range(1, 1_000) if keyed.passage_id(item, n) == id), None)
         if above is None or number is None or not above.id:
-            return admission.given_id(id, entry.owner)
+            return self._given(id, entry)
         return keyed.passage_id(above.id, number)
 
     def _require_honest(self, id: str, entry: Entry) -> None:
@@ -214,7 +223,7 @@ class Intake:
             if not entry.lands:
                 continue
             new = admission.taken_in(cube, entry.id, self._terms, self._name_here(cube))
-            if entry.base and self._terms.owner not in (None, cube.access.owner):
+            if entry.base and (self._terms.publisher or self._terms.owner not in (None, cube.access.owner)):
                 new = admission.with_access_of(new, self._found[cube.id].cube)
             if isinstance(new.payload, KVCache) and len(new.lineage) < len(cube.lineage):
                 entry.lands = False  # nobody could tell when they are outdated
@@ -223,7 +232,7 @@ class Intake:
             if not isinstance(new.payload, Text):
                 self.special[cube.id] = new
             cubes.append(new)
-            records.append(record if new == cube else None)
+            records.append(record if new is cube else None)
             vectors.append(vector if self._kept is not None and new.text else None)
         if not cubes:
             return
@@ -261,13 +270,15 @@ class Intake:
                     cube = admission.cube_of(id, version, text, record, where)
                     entry = self.entries.get(id)
                     if entry is None or version >= entry.version or cube.access.owner != entry.access.owner:
-                        raise DumpRefused(f"{where}: version {version} of memory {id} is not one before what is in the dump")
+                        raise DumpRefused(
+                            f"{where}: version {version} of memory {id} is not one before what is in the dump"
+                        )
                     if (id, version) in seen:
                         raise DumpRefused(f"{where}: version {version} of memory {id} is in it twice")
                     seen.add((id, version))
                     if not entry.lands:
                         continue
-                    if version == entry.base:
+                    if version == entry.base and not entry.proven:
                         entry.proven = _says_the_same(cube, self._found[id].cube)
                         if not entry.proven:
                             entry.lands = False
@@ -279,9 +290,9 @@ class Intake:
             self.past.append(self._kept_as(f"past-{len(self.past)}.arrow", tables.past(kept)))
 
     def judge(self) -> None:
-        """Keep what is here where nothing says that the dump's is what became of it, and it is the later one."""
-        for id, entry in self.entries.items():
-            if entry.lands and entry.base and not entry.proven and entry.updated_at <= self._found[id].cube.updated_at:
+        """Keep what is here where nothing proves that the dump's is what became of it: its version is none of the dump's."""
+        for entry in self.entries.values():
+            if entry.lands and entry.base and not entry.proven:
                 entry.lands = False
                 self.counts["diverged"] += 1
 
@@ -292,7 +303,9 @@ class Intake:
     def stale(self, here: Mapping[str, Row]) -> bool:
         """Whether what is here is no longer what was decided by."""
         return any(
-            (row.cube.version if (row := here.get(e.id)) is not None else 0) != e.base for e in self.entries.values() if e.lands
+            (row.cube.version if (row := here.get(e.id)) is not None else 0) != e.base
+            for e in self.entries.values()
+            if e.lands
         )
 
     def _kept_as(self, name: str, table: pa.Table) -> Path:

@@ -126,9 +126,7 @@ class Landing:
         if changed:
             new = {r.cube.id: r.cube for some in _batches([w.id for w in changed]) for r in self._vault.by_ids(some)}
             old = [next(c for c in self._vault.past(w.id) if c.version == w.base) for w in changed]
-            self._writer.carry_on(
-                old, [new[w.id] for w in changed], cargo.who, spare={w.id for w in cargo.written}
-            )
+            self._writer.carry_on(old, [new[w.id] for w in changed], cargo.who, spare={w.id for w in cargo.written})
         entries = [
             (w.id, version, w.lacks if version == w.version else "", w.readers)
             for w in cargo.written
@@ -167,7 +165,7 @@ class Landing:
         }  # fmt: skip
         new = self._journal.with_suffix(".new")
         with new.open("w", encoding="utf-8") as file:
-            json.dump(said, file)
+            file.write(json.dumps(said))  # not dump, which is many times slower
             file.flush()
             if self._vault.db.policy.fsync:
                 os.fsync(file.fileno())

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from . import governance, parcel, payloads, signing, tables
+from . import parcel, payloads, signing, tables
 from .admission import Terms
 from .blobs import Blobs
 from .embedding import SAME, Embedding, unit
@@ -26,6 +26,7 @@ from .parcel import File, Parcel, Source
 from .places import Place
 from .rebuilds import Rebuild
 from .staging import bring, staging
+from .subscriptions import Uses
 from .tables import Row
 from .types import PUBLIC, Kind, MemCube, Text
 from .vault import Vault
@@ -34,6 +35,8 @@ _TRIES = 4  # how often what is ready is made anew because somebody wrote meanwh
 _AT_ONCE = 20_000  # ids from which on the whole list of what is here is read instead of asking for each
 
 Progress = Callable[[int, int], None]
+Landed = Callable[[dict[str, dict[str, int]]], None]
+"""Hears, by file, which memories are here now, each with its version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,8 @@ class Order:
 
     owner: whose it becomes; None: as it is. kinds: of these forms. model: the fingerprint of the model here, None if there is none.
     trust: public keys, one of which must have signed; None asks for none. accept: the licence that was accepted. only: paths of
-    files, None for all. anew: vectors are made here. closed: only the owner may read.
+    files, None for all. stranger: it comes from one: kept apart from what is here, read by the owner alone, its vectors made here.
+    brought: what came from there before, by id, in which version.
     """
 
     who: str
@@ -81,7 +85,8 @@ class Order:
     trust: Collection[str] | None = None
     accept: str | None = None
     only: Collection[str] | None = None
-    anew: bool = False
+    stranger: bool = False
+    brought: Mapping[str, int] = field(default_factory=dict)
     verb: str = "load"
 
 
@@ -89,7 +94,13 @@ class Loader:
     """The loads of one store. Safe for many threads."""
 
     def __init__(
-        self, vault: Vault, blobs: Blobs, embedding: Embedding, landing: Landing, clock: Callable[[], datetime], operator: str
+        self,
+        vault: Vault,
+        blobs: Blobs,
+        embedding: Embedding,
+        landing: Landing,
+        clock: Callable[[], datetime],
+        operator: str,
     ) -> None:
         self._vault = vault
         self._blobs = blobs
@@ -97,6 +108,7 @@ class Loader:
         self._landing = landing
         self._clock = clock
         self._operator = operator
+        self._uses = Uses(Path(vault.path) / "publications.json")
 
     def manifest(self, source: Place) -> Parcel:
         """What a dump says of itself. Raises DumpRefused."""
@@ -108,9 +120,9 @@ class Loader:
         source: Place,
         *,
         progress: Progress = lambda done, total: None,
-        landed: Callable[[Parcel, dict[str, list[str]]], None] = lambda found, ids: None,
+        landed: Landed = lambda files: None,
     ) -> LoadReport:
-        """Load it. `landed` hears which memories of which file are here, before anybody else writes."""
+        """Load it. `landed` is called before anybody else writes."""
         found = self.manifest(source)
         require_terms(found, order, self._clock(), source.url)
         wanted = [f for f in found.files if self._is_wanted(f, order)]
@@ -136,7 +148,7 @@ class Loader:
         wanted: Sequence[File],
         files: Mapping[str, Path],
         folder: Path,
-        landed: Callable[[Parcel, dict[str, list[str]]], None],
+        landed: Landed,
     ) -> LoadReport:
         for attempt in range(_TRIES):
             last = attempt == _TRIES - 1
@@ -155,7 +167,7 @@ class Loader:
         wanted: Sequence[File],
         files: Mapping[str, Path],
         folder: Path,
-        landed: Callable[[Parcel, dict[str, list[str]]], None],
+        landed: Landed,
     ) -> LoadReport | None:
         """Make all ready and land it; None if what is here changed meanwhile."""
         intake, by_file = self._read(order, source, found, wanted, files, folder)
@@ -173,12 +185,21 @@ class Loader:
                 )
             readers = _readers(intake, landing)
             written = [
-                Written(e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past))
+                Written(
+                    e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
+                )
                 for e in landing.values()
             ]
+            if found.publication is not None and found.signature is not None:
+                self._uses.count(found.publication, found.signature["key"], source.url)
             cargo = Cargo(order.who, self._clock(), order.verb, written, queued)
             self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, landing), blobs)
-            landed(found, {f: [e.id for e in entries if e.lands or e.base] for f, entries in by_file.items()})
+            landed(
+                {
+                    f: {e.id: e.version if e.lands else e.base for e in entries if e.lands or e.base}
+                    for f, entries in by_file.items()
+                }
+            )
         counts = intake.counts
         added = sum(not w.base for w in written)
         named = ("kept", "diverged", "embedded", "links_cut")
@@ -191,13 +212,20 @@ class Loader:
         )  # fmt: skip
 
     def _read(
-        self, order: Order, source: Place, found: Parcel, wanted: Sequence[File], files: Mapping[str, Path], folder: Path
+        self,
+        order: Order,
+        source: Place,
+        found: Parcel,
+        wanted: Sequence[File],
+        files: Mapping[str, Path],
+        folder: Path,
     ) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
         here, end = self._vault.manifest, None if found.publication is None else found.publication.expires_at
-        same = not order.anew and made_by(found.embedder, here)
+        same = not order.stranger and made_by(found.embedder, here)
+        publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
-            folder, source.url, Terms(order.owner, end), here.dimension, here.dimension if same else None, self._here(found),
-            self._embedding, self._clock(), order.kinds, order.model,
+            folder, source.url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
+            self._embedding, self._clock(), order.kinds, order.model, order.brought,
         )  # fmt: skip
         by_file = {}
         for file in (f for f in wanted if f.path.startswith("memories/")):

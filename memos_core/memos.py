@@ -12,6 +12,7 @@ from . import brief as briefs
 from . import filters, governance, lifecycle, reader, staging
 from .adapters import AdapterTier
 from .blobs import Blobs
+from .bringing import Bringer
 from .codec import checked_attributes, checked_text
 from .dumping import Dumper
 from .embedding import Embedding
@@ -22,8 +23,10 @@ from .inquiry import Inquiry
 from .items import Items
 from .landing import Landing
 from .loading import Loader
+from .publishing import MemStore
 from .recall import Question
 from .statements import Statements
+from .subscriptions import Subscriptions
 from .tiers import Tiers
 from .types import (
     Access,
@@ -139,9 +142,14 @@ class MemOS(Forms, Exchange):
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
         self._dumper = Dumper(self._vault, blobs, clock)
         self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
+        self._subscriptions = Subscriptions(Path(self._vault.path) / "subscriptions")
+        self._memstore = MemStore(
+            self._vault, self._writer, self._dumper, self._loader, self._embedding, self._subscriptions, clock
+        )
         self._model = model
         self._distillation = distillation
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
+        self._bringer = Bringer(self._vault, self._writer, self._embedding, self._items, clock)
         self.path, self.closed = self._vault.path, False
 
     @property

@@ -160,13 +160,17 @@ def read(text: bytes, where: str) -> Parcel:
         said = json.loads(text, parse_constant=_constant)
         if not isinstance(said, dict) or said.get("format") != FORMAT:
             raise DumpRefused(f"{where} is no manifest of a dump")
-        version = said.get("version")
+        version = said["version"]
         if not _is_count(version) or version < 1:
             raise DumpRefused(f"{where}: {version!r:.50} is no version of the format")
         if version > VERSION:
-            raise DumpRefused(f"{where}: version {version} of the format is newer than {VERSION}: upgrade memos-adapters")
+            raise DumpRefused(
+                f"{where}: version {version} of the format is newer than {VERSION}: upgrade memos-adapters"
+            )
         if not _is_count(said["schema"]) or not 1 <= said["schema"] <= SCHEMA:
-            raise DumpRefused(f"{where}: records of schema {said['schema']!r:.50}, and this version reads up to {SCHEMA}")
+            raise DumpRefused(
+                f"{where}: records of schema {said['schema']!r:.50}, and this version reads up to {SCHEMA}"
+            )
         found = _parcel(said)
     except DumpRefused:
         raise
@@ -206,7 +210,11 @@ def _file(said: Any) -> File:
 def _publication(said: Any) -> Publication:
     end, uses = said["expires_at"], said["uses"]
     texts = [said["name"], said["about"], said["licence"], *_list(said["tags"]), *_list(said["visibility"])]
-    if not all(isinstance(t, str) for t in texts) or not _is_count(said["number"]) or not (uses is None or _is_count(uses)):
+    if (
+        not all(isinstance(t, str) for t in texts)
+        or not _is_count(said["number"])
+        or not (uses is None or _is_count(uses))
+    ):
         raise ValueError("its publication is none")
     return Publication(
         checked_name(said["name"]), said["number"], said["about"], tuple(said["tags"]), tuple(said["visibility"]), said["licence"],

@@ -153,7 +153,9 @@ def _keys_fit(said: dict[str, Any], shapes: Sequence[dict[str, tuple[int, ...]]]
 def _adapter_fits(shapes: dict[str, tuple[int, ...]], payload: Adapter) -> bool:
     first, second = ".lora_A.weight", ".lora_B.weight"
     modules = sorted(n.removeprefix("base_model.model.").removesuffix(first) for n in shapes if n.endswith(first))
-    ranks = {s[0] if n.endswith(first) else s[1] for n, s in shapes.items() if n.endswith((first, second)) and len(s) == 2}
+    ranks = {
+        s[0] if n.endswith(first) else s[1] for n, s in shapes.items() if n.endswith((first, second)) and len(s) == 2
+    }
     return tuple(modules) == payload.targets and len(shapes) == 2 * len(modules) and ranks == {payload.rank}
 
 

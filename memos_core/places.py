@@ -20,15 +20,22 @@ from .parcel import LARGEST_MANIFEST, LEDGER, MANIFEST, MOST_FILES, checked_path
 
 _CHUNK = 1 << 20
 _PARTIAL = ".partial"
-_BROKEN = (zipfile.BadZipFile, struct.error, EOFError, NotImplementedError, ValueError, RuntimeError)  # what zipfile raises of bad bytes
+_BROKEN = (
+    zipfile.BadZipFile,
+    struct.error,
+    EOFError,
+    NotImplementedError,
+    ValueError,
+    RuntimeError,
+)  # what zipfile raises of bad bytes
 
 
 class Place:
     """A folder, or (if it ends in ".zip") an archive, at a path or URL. Raises InvalidArgument for what is neither."""
 
     def __init__(self, target: str | os.PathLike[str]) -> None:
-        import fsspec
-        from fsspec.implementations.local import LocalFileSystem
+        import fsspec  # type: ignore[import-untyped, unused-ignore]  # it has no stubs
+        from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped, unused-ignore]
 
         if not isinstance(target, str | os.PathLike) or not os.fspath(target) or "\0" in os.fspath(target):
             raise InvalidArgument(f"target: a path or URL is needed, not {target!r}")
@@ -115,7 +122,7 @@ class Place:
                 return
             partial = name + _PARTIAL
             try:
-                with open(partial, "wb") as file:  # noqa: PTH123 - fsspec's own name for it
+                with open(partial, "wb") as file:
                     write(file)
                 os.replace(partial, name)
             except BaseException:
@@ -237,7 +244,9 @@ def _members(file: Any, url: str) -> Files:
         if info.flag_bits & 0x1:
             raise DumpRefused(f"{url}: {info.filename!r:.200} is encrypted")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-            raise DumpRefused(f"{url}: {info.filename!r:.200} is compressed, so its size is not known: members are stored")
+            raise DumpRefused(
+                f"{url}: {info.filename!r:.200} is compressed, so its size is not known: members are stored"
+            )
         if checked_path(info.orig_filename) in sizes or info.filename != info.orig_filename:
             raise DumpRefused(f"{url}: {info.filename!r:.200} is in it twice")
         sizes[info.filename] = info.file_size

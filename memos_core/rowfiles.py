@@ -71,7 +71,9 @@ def vectors(batch: pa.RecordBatch, where: str) -> list[np.ndarray[Any, np.dtype[
     """The vectors of a batch; None where there is none. Raises DumpRefused for numbers that are not finite."""
     column = batch["vector"]
     there = np.asarray(column.is_valid())
-    flat = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)  # leaves the null rows out
+    flat = (
+        column.flatten().to_numpy(zero_copy_only=False).reshape(-1, column.type.list_size)
+    )  # leaves the null rows out
     if column.flatten().null_count or not np.isfinite(flat).all():
         raise DumpRefused(f"{where}: a vector holds what is no finite number")
     at = np.cumsum(there) - 1

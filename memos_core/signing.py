@@ -65,7 +65,7 @@ def _read(path: str | os.PathLike[str]) -> Any:
 
 
 def _public(private: Any) -> str:
-    keys, serialization = _ed25519()
+    _, serialization = _ed25519()
     raw: bytes = private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
     return raw.hex()
 
@@ -75,7 +75,5 @@ def _ed25519() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise MissingPackage(
-            "signatures need cryptography: pip install 'memos-adapters[exchange]'"
-        ) from None
+        raise MissingPackage("signatures need cryptography: pip install 'memos-adapters[exchange]'") from None
     return ed25519, serialization

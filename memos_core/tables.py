@@ -6,11 +6,13 @@ A cube is read from its record, which carries a checksum; the other columns are 
 from __future__ import annotations
 
 import json
+import os
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ import pyarrow as pa
 from . import codec, filters
 from .errors import Damaged
 from .governance import readers_of
-from .types import Event, MemCube
+from .types import Access, Event, MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -109,15 +111,23 @@ def events_of(
     who: str, verb: str, at: datetime, entries: Sequence[tuple[str, int, str, Sequence[str]]], number: int
 ) -> pa.Table:
     """Rows for the events table of one act on many memories: id, version, detail and readers of each."""
-    events = [Event(str(uuid.uuid4()), at, who, verb, id, version, detail=detail) for id, version, detail, _ in entries]
+    events = [
+        Event(str(uuid.UUID(bytes=chance, version=4)), at, who, verb, id, version, detail=detail)
+        for (id, version, detail, _), chance in zip(entries, _sixteens(len(entries)), strict=True)
+    ]
     count = len(events)
     columns = {
         "id": [e.id for e in events], "at": [at] * count, "actor": [who] * count, "verb": [verb] * count,
         "subject": [e.subject for e in events], "version": [e.version for e in events], "outcome": ["ok"] * count,
-        "detail": [e.detail for e in events], "readers": [list(r) for *_, r in entries], "seq": [None] * count,
+        "detail": [e.detail for e in events], "readers": [r for *_, r in entries], "seq": [None] * count,
         "number": [number] * count, "checksum": [event_checksum(e) for e in events],
     }  # fmt: skip
     return pa.table(columns, schema=EVENTS)
+
+
+def _sixteens(count: int) -> Iterator[bytes]:
+    chance = os.urandom(16 * count)
+    return (chance[i : i + 16] for i in range(0, 16 * count, 16))
 
 
 def cubes_schema(dimension: int) -> pa.Schema:
@@ -130,21 +140,30 @@ def vector_sum(vector: Vector | None) -> int | None:
     return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
 
 
-def _cube_row(
-    cube: MemCube, seq: int = 0, vector: Vector | None = None, record: str | None = None
-) -> dict[str, Any]:
-    origin, record = cube.origin, record or codec.encode(cube)
-    text = cube.text or None
+def _columns(
+    cubes: Sequence[MemCube], records: Sequence[str], seq: int, vectors: Sequence[Vector | None]
+) -> dict[str, list[Any]]:
+    """The columns of cubes, each whole: as quick for one as row by row, and twice as quick for thousands."""
+    origins, texts = [c.origin for c in cubes], [c.text or None for c in cubes]
     return {
-        "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
-        "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
-        "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
-        "key": cube.key, "session": origin.session, "place": place(cube), "position": origin.position, "message_id": origin.message_id,
-        "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
-        "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
-        "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
-        "vector_checksum": vector_sum(vector), "priority": cube.priority,
+        "id": [c.id for c in cubes], "version": [c.version for c in cubes], "readers": [_readers(c.access) for c in cubes],
+        "updated_at": [c.updated_at for c in cubes], "text": texts, "record": list(records),
+        "checksum": [codec.checksum(r, t) for r, t in zip(records, texts, strict=True)], "seq": [seq] * len(cubes),
+        "owner": [c.access.owner for c in cubes], "kind": [c.kind.value for c in cubes], "state": [c.state.value for c in cubes],
+        "namespace": [filters.encode_namespace(c.namespace) for c in cubes], "key": [c.key for c in cubes],
+        "session": [o.session for o in origins], "position": [o.position for o in origins], "place": [place(c) for c in cubes],
+        "message_id": [o.message_id for o in origins], "speaker": [o.speaker for o in origins], "role": [o.role for o in origins],
+        "source": [o.source for o in origins], "semantic_type": [c.semantic_type for c in cubes], "tags": [list(c.tags) for c in cubes],
+        "parents": [[link.id for link in c.lineage] for c in cubes], "happened_at": [o.happened_at for o in origins],
+        "expires_at": [c.lifespan.expires_at for c in cubes],
+        "attributes": [json.dumps(c.attributes, ensure_ascii=False) if c.attributes else "{}" for c in cubes],
+        "vector_checksum": [vector_sum(v) for v in vectors], "priority": [c.priority for c in cubes],
     }  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _readers(access: Access) -> list[str]:
+    return sorted(readers_of(access))
 
 
 def thread(cube: MemCube) -> str | None:
@@ -162,8 +181,8 @@ def place(cube: MemCube, distance: int = 0) -> str | None:
 
 def past(cubes: Sequence[MemCube]) -> pa.Table:
     """Rows for history."""
-    rows = [_cube_row(c) for c in cubes]
-    return pa.Table.from_pylist([{n: r[n] for n in PAST.names} for r in rows], schema=PAST)
+    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes))
+    return pa.table({n: columns[n] for n in PAST.names}, schema=PAST)
 
 
 def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
@@ -207,8 +226,7 @@ def encoded(
 ) -> pa.Table:
     """Rows for a cubes table. records: of those of which the record is known."""
     known = records or [None] * len(cubes)
-    rows = [_cube_row(c, seq, v, r) for c, v, r in zip(cubes, vectors, known, strict=True)]
-    columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
+    columns = _columns(cubes, [r or codec.encode(c) for c, r in zip(cubes, known, strict=True)], seq, vectors)
     arrays = [
         pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
         if f.name == "attributes" else pa.array(columns[f.name], f.type) for f in _CUBE
