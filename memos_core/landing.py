@@ -177,7 +177,7 @@ class Landing:
             readers = [tuple(r) for r in said["readers"]]
             return Cargo(
                 said["who"], datetime.fromisoformat(said["at"]), said["verb"],
-                [Written(i, b, v, tuple(p), readers[r], l) for i, b, v, p, r, l in said["written"]],
+                [Written(i, b, v, tuple(p), readers[r], lacks) for i, b, v, p, r, lacks in said["written"]],
                 [Rebuild(r["id"], r["owner"], r["model"], tuple(r["sources"])) for r in said["rebuilds"]],
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, IndexError) as error:
