@@ -188,7 +188,12 @@ class Intake:
                     f"{self._url}: memory {id} claims to be made from version {link.version} of {link.id}, which is at {source.version}"
                 )
         sources = [s.access for link, s in links if link.relation != "supersedes"]
-        if sources and not governance.within(entry.access, governance.derived_access(entry.access.owner, sources)):
+        if not sources:
+            return
+        most = governance.derived_access(entry.access.owner, sources)
+        if not all(governance.may_read(entry.access.owner, s) for s in sources) or not governance.within(
+            entry.access, most
+        ):
             raise DumpRefused(f"{self._url}: memory {id} claims readers who may not read what it was made from")
 
     def _learn(self, ids: set[str]) -> None:

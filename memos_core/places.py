@@ -6,6 +6,7 @@ may come from anybody: links, devices, members that lead out, and lists that lie
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import struct
@@ -254,9 +255,14 @@ def _members(file: Any, url: str) -> Files:
         raise DumpRefused(f"{url}: its members are larger than it is")
 
     def stream(path: str) -> Iterator[bytes]:
-        with archive.open(path) as member:
-            while chunk := member.read(_CHUNK):
-                yield chunk
+        try:
+            with archive.open(path) as member:
+                while chunk := member.read(_CHUNK):
+                    yield chunk
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # which is a place before the archive's beginning
+                raise
+            raise DumpRefused(f"{url}: {path} is not where its list of members says") from None
 
     return Files(url, sizes, stream)
 

@@ -90,7 +90,7 @@ def with_record(
     change(record)
     columns["record"][0] = json.dumps(record)
     columns["id"][0], columns["version"][0] = str(record.get("id")), record.get("version", 1)
-    if not isinstance(columns["version"][0], int) or isinstance(columns["version"][0], bool):
+    if type(columns["version"][0]) is not int or columns["version"][0] >= 2**63:
         columns["version"][0] = 1
     return honest(files, name, arrow(pa.table(columns, schema=rows.schema)))
 
