@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -251,15 +252,18 @@ class Loader:
             )
 
     def _here(self, found: Parcel) -> Callable[[Sequence[str]], Mapping[str, Row]]:
-        if not self._vault.count("version > 0"):
-            return lambda ids: {}
-        known: set[str] | None = None
-        if found.counts["memories"] > _AT_ONCE:
-            known = set(self._vault.column("id", "version > 0"))
+        """What is here of some ids. Where few are here, or many are asked for, the ids of all that is here are read once."""
+
+        @cache
+        def listed() -> frozenset[str] | None:
+            asked = found.counts["memories"]
+            if asked > _AT_ONCE or self._vault.count("version > 0") <= asked:
+                return frozenset(self._vault.column("id", "version > 0"))
+            return None
 
         def rows(ids: Sequence[str]) -> Mapping[str, Row]:
-            asked = list(ids) if known is None else [id for id in ids if id in known]
-            return {r.cube.id: r for r in self._vault.by_ids(asked)}
+            known = listed()
+            return {r.cube.id: r for r in self._vault.by_ids([i for i in ids if known is None or i in known])}
 
         return rows
 
