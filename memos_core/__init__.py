@@ -74,13 +74,19 @@ if TYPE_CHECKING:
     from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
+    from .dumping import DumpReport
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
+    from .importers import Foreign
     from .items import Items
+    from .loading import LoadReport
     from .memos import MemOS
     from .model import LocalModel
     from .phrasing import Lesson, Point
+    from .publishing import Offer, PullReport
     from .reader import LLMReader
+    from .signing import new_key, public_key
+    from .subscriptions import Subscription
     from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
@@ -109,9 +115,11 @@ __all__ = [
     "Distillation",
     "Draft",
     "DumpRefused",
+    "DumpReport",
     "EmbedderFailed",
     "EmbedderMismatch",
     "Event",
+    "Foreign",
     "Gate",
     "Generation",
     "Hit",
@@ -126,6 +134,7 @@ __all__ = [
     "Lesson",
     "Lifespan",
     "Link",
+    "LoadReport",
     "LocalEmbedder",
     "LocalModel",
     "MemCube",
@@ -139,11 +148,13 @@ __all__ = [
     "Namespace",
     "NotAStore",
     "NotFound",
+    "Offer",
     "Origin",
     "OutOfMemory",
     "Plan",
     "Point",
     "Policy",
+    "PullReport",
     "Reading",
     "Receipt",
     "Recipe",
@@ -157,6 +168,7 @@ __all__ = [
     "StoreClosed",
     "StoreError",
     "StoreUnavailable",
+    "Subscription",
     "Text",
     "TickReport",
     "TokenUsage",
@@ -164,10 +176,14 @@ __all__ = [
     "Unsupported",
     "Usage",
     "checked_decoding",
+    "new_key",
+    "public_key",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
+    "DumpReport": "dumping", "Foreign": "importers", "LoadReport": "loading", "Offer": "publishing", "PullReport": "publishing",
+    "Subscription": "subscriptions", "new_key": "signing", "public_key": "signing",
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",

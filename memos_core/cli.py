@@ -12,9 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from . import carrying
 from .errors import MemOSError, NotAStore
 
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
+BENCHES = ("adapters", "carry", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
+    carrying.add_commands(commands, _open)
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
     return parser
@@ -79,10 +81,10 @@ def _demo(words: Sequence[str]) -> int:
         return child.wait() or 130
 
 
-def _open(args: argparse.Namespace) -> Any:
+def _open(args: argparse.Namespace, *, new: bool = False) -> Any:
     from .memos import MemOS
 
-    if not (Path(args.path) / "meta.lance").exists():
+    if not new and not (Path(args.path) / "meta.lance").exists():
         raise NotAStore(f"{args.path} holds no store")
     return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
 

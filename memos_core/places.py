@@ -152,6 +152,8 @@ class Place:
                 sizes = self._local_sizes() if self.is_local else self._remote_sizes()
                 yield Files(self.url, sizes, self._stream, unfinished=self.fs.isdir(self.at(LEDGER)))
                 return
+            if not self.fs.isfile(self.root):
+                raise DumpRefused(f"{self.url}: there is no ZIP archive")
             with self.fs.open(self.root, "rb") as file:
                 yield _members(file, self.url)
 

@@ -357,8 +357,8 @@ def test_a_folder_that_holds_something_else_is_left_alone(full: MemOS, tmp_path:
 
 def test_what_is_no_dump_is_refused_by_name(memory: MemOS, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for name in ("empty", "absent"):
-        with pytest.raises(DumpRefused, match=r"memos\.json"):
+    for name, reason in (("empty", r"memos\.json"), ("absent", r"memos\.json"), ("absent.zip", "no ZIP archive")):
+        with pytest.raises(DumpRefused, match=reason):
             memory.load(tmp_path / name)
 
 
