@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from . import carrying
+from . import commands as exchanging
 from .errors import MemOSError, NotAStore
 
 BENCHES = ("adapters", "carry", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
-    carrying.add_commands(commands, _open)
+    exchanging.add_commands(commands, _open)
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
     return parser
