@@ -33,6 +33,7 @@ from .errors import (
     StoreError,
     StoreUnavailable,
     Unsupported,
+    WorkersUnavailable,
 )  # fmt: skip
 from .types import (
     PUBLIC,
@@ -64,7 +65,6 @@ from .types import (
     Stats,
     Steering,
     Text,
-    TickReport,
     TokenUsage,
     ToolCall,
     Usage,
@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from .dumping import DumpReport
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
+    from .holdings import Move, Rates, SchedulePolicy
     from .importers import Foreign
     from .items import Items
     from .loading import LoadReport
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from .phrasing import Lesson, Point
     from .publishing import Offer, PullReport
     from .reader import LLMReader
+    from .reports import Carried, TickReport
     from .signing import new_key, public_key
     from .subscriptions import Subscription
     from .telling import AnswerStream
@@ -108,6 +110,7 @@ __all__ = [
     "AnswerStream",
     "Brief",
     "BrokenCall",
+    "Carried",
     "Conflict",
     "ContextTooLong",
     "Damaged",
@@ -145,6 +148,7 @@ __all__ = [
     "ModelMismatch",
     "ModelTimeout",
     "ModelUnavailable",
+    "Move",
     "Namespace",
     "NotAStore",
     "NotFound",
@@ -155,10 +159,12 @@ __all__ = [
     "Point",
     "Policy",
     "PullReport",
+    "Rates",
     "Reading",
     "Receipt",
     "Recipe",
     "Reply",
+    "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
     "SourceKind",
@@ -175,6 +181,7 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "WorkersUnavailable",
     "checked_decoding",
     "new_key",
     "public_key",
@@ -186,7 +193,8 @@ _LAZY = {
     "Subscription": "subscriptions", "new_key": "signing", "public_key": "signing",
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+    "LocalModel": "model", "MemOS": "memos", "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
+    "TickReport": "reports", "checked_decoding": "validate", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

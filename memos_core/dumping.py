@@ -23,6 +23,7 @@ from .errors import DumpRefused, InvalidArgument
 from .manifest import Manifest
 from .parcel import LEDGER, MANIFEST, ROWS, File, Parcel, Source, checked_path
 from .places import Place
+from .staging import scratch
 from .types import SCHEMA, Kind, Text
 from .vault import Vault
 from .view import Listed, View, view
@@ -119,7 +120,7 @@ class Dumper:
         )  # fmt: skip
 
     def _staging(self, target: Place) -> Path:
-        folder = Path(self._vault.path) / "dumping" / sha256(target.url.encode()).hexdigest()[:16]
+        folder = scratch(self._vault.db.site) / "dumping" / sha256(target.url.encode()).hexdigest()[:16]
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -211,13 +212,12 @@ class _Writing:
             if payload.blob in self.blobs:
                 continue
             self.blobs.add(payload.blob)
-            blob = self._blobs.path(payload.blob)
-            outline = payloads.outline_of(blob, payload)
+            outline = payloads.outline_of(self._blobs, payload)
             folder = f"payloads/{payload.blob}"
             for number, piece in enumerate(outline.pieces):
                 path = f"{folder}/{number}.safetensors"
                 if self._target.size(path) != piece.bytes:
-                    self._target.put(path, payloads.read_piece(blob, piece))
+                    self._target.put(path, payloads.read_piece(self._blobs, payload.blob, piece))
                 self.files.append(File(path, piece.bytes, piece.digest))
             path = f"{folder}/manifest.json"
             self._target.put(path, [outline.head])

@@ -8,10 +8,10 @@ process or another, finds it there and first ends what was cut off: forward if t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +25,7 @@ from .vault import Vault
 from .writing import Writer
 
 _SOME = 1_000
+_JOURNAL = "landing/journal.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +60,19 @@ class Landing:
         self._blobs = blobs
         self._writer = writer
         self._rebuilds = rebuilds
-        self._journal = Path(vault.path) / "loading.json"
+        self._files = vault.db.site.files
         self._landing = False
         vault.before_writing = self.recover
 
     def settle(self) -> None:
         """End what was cut off before this store was opened."""
-        if self._journal.exists():
+        if self._files.has(_JOURNAL):
             with self._vault.writing():
                 pass
 
     def recover(self) -> None:
         """End what was cut off, if anything was. The caller is the only writer."""
-        if self._landing or not self._journal.exists():
+        if self._landing or not self._files.has(_JOURNAL):
             return
         self._landing = True
         try:
@@ -100,7 +101,7 @@ class Landing:
         try:
             self._write(cargo)
             for name, file in blobs.items():
-                self._blobs.take(file, name)
+                _keep(self._blobs, name, file)
             if any(w.past or w.base for w in cargo.written):
                 with self._vault.db.guarded("history"):
                     self._vault.db.table("history").add(pa.RecordBatchReader.from_batches(PAST, past()))
@@ -140,7 +141,7 @@ class Landing:
         self._vault.db.committed("events")
         for rebuild in cargo.rebuilds:
             self._rebuilds.put(rebuild)
-        self._journal.unlink(missing_ok=True)
+        self._files.remove([_JOURNAL])
 
     def _undo(self, cargo: Cargo) -> None:
         """Take back the versions before, which nobody has seen."""
@@ -151,7 +152,7 @@ class Landing:
                 for some in _batches([id for id, b in bases.items() if b == base]):
                     table.delete(filters.all_of(filters.one_of("id", some), f"version >= {base}"))
         self._vault.db.committed("history")
-        self._journal.unlink(missing_ok=True)
+        self._files.remove([_JOURNAL])
 
     # --- the journal -----------------------------------------------------------------------------------------------------
 
@@ -163,17 +164,11 @@ class Landing:
             "written": [(w.id, w.base, w.version, w.past, number[w.readers], w.lacks) for w in cargo.written],
             "rebuilds": [asdict(r) for r in cargo.rebuilds],
         }  # fmt: skip
-        new = self._journal.with_suffix(".new")
-        with new.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(said))  # not dump, which is many times slower
-            file.flush()
-            if self._vault.db.policy.fsync:
-                os.fsync(file.fileno())
-        os.replace(new, self._journal)
+        self._files.write(_JOURNAL, [json.dumps(said).encode()])
 
     def _read(self) -> Cargo:
         try:
-            said = json.loads(self._journal.read_text(encoding="utf-8"))
+            said = json.loads(self._files.read(_JOURNAL))
             readers = [tuple(r) for r in said["readers"]]
             return Cargo(
                 said["who"], datetime.fromisoformat(said["at"]), said["verb"],
@@ -181,7 +176,12 @@ class Landing:
                 [Rebuild(r["id"], r["owner"], r["model"], tuple(r["sources"])) for r in said["rebuilds"]],
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise Damaged(f"{self._journal} is not what was written: {error}") from error
+            raise Damaged(f"{self._files.where(_JOURNAL)} is not what was written: {error}") from error
+
+
+def _keep(blobs: Blobs, name: str, file: Path) -> None:
+    with file.open("rb") as found, mmap(found.fileno(), 0, access=ACCESS_READ) as content:
+        blobs.write([content], name)  # type: ignore[list-item]  # read as bytes are, and never whole in memory
 
 
 def _batches(ids: Iterable[str]) -> Iterator[list[str]]:

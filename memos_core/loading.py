@@ -109,7 +109,7 @@ class Loader:
         self._landing = landing
         self._clock = clock
         self._operator = operator
-        self._uses = Uses(Path(vault.path) / "publications.json")
+        self._uses = Uses(vault.db.site.files)
 
     def manifest(self, source: Place) -> Parcel:
         """What a dump says of itself. Raises DumpRefused."""
@@ -128,7 +128,9 @@ class Loader:
         require_terms(found, order, self._clock(), source.url)
         wanted = [f for f in found.files if self._is_wanted(f, order)]
         total = 2 * sum(f.bytes for f in wanted)
-        with staging(Path(self._vault.path), parcel.identity(found)) as folder:
+        with staging(
+            self._vault.db.site, parcel.identity(found), self._vault.db.policy.lock_seconds, self._clock()
+        ) as folder:
             files = bring(source, found, wanted, folder, lambda done: progress(done, total))
             if self.manifest(source) != found:
                 raise DumpRefused(f"{source.url} was written anew meanwhile: load it again")
@@ -286,7 +288,7 @@ class Loader:
             name = cube.payload.blob
             where, head = f"{url}: payload {name}", files.get(f"payloads/{name}/manifest.json")
             if head is None:
-                if self._blobs.path(name).exists():
+                if self._blobs.has(name):
                     continue
                 raise DumpRefused(f"{where} of memory {cube.id} is not in it")
             outline = payloads.parsed(head.read_bytes(), name, where)
@@ -297,7 +299,7 @@ class Loader:
                     raise DumpRefused(f"{where}: its tensors are not those that its manifest names")
                 parts.append(files[path])
             payloads.require_fit(outline, parts, cube.payload, where)
-            if name not in found and not self._blobs.path(name).exists():
+            if name not in found and not self._blobs.has(name):
                 found[name] = folder / f"blob-{name}"
                 with found[name].open("wb") as file:
                     payloads.joined(outline, parts, file)

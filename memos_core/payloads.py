@@ -13,11 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from .blobs import Blobs
 from .errors import Damaged, DumpRefused
 from .types import Adapter, KVCache, Payload, Steering, Text
 
 _MOST = 64 << 20  # bytes of a manifest or of a safetensors header
-_CHUNK = 1 << 20
+_CHUNK = 8 << 20
 _STEERING = "memos-steering/1"
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -46,17 +47,17 @@ class Outline:
         return sum(p.bytes for p in self.pieces) + (8 + len(self.head) if self.framed else 0)
 
 
-def outline_of(blob: Path, payload: Payload) -> Outline:
+def outline_of(blobs: Blobs, payload: KVCache | Steering | Adapter) -> Outline:
     """How a blob is divided. Raises Damaged for one that is not what its name says."""
+    where = blobs.path(payload.blob)
     try:
         if isinstance(payload, Steering):
-            said = {"format": _STEERING, "model": payload.model, "bytes": blob.stat().st_size, "digest": blob.name}
-            return parsed(json.dumps(said).encode(), blob.name, str(blob))
-        with blob.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            return parsed(file.read(min(size, _MOST)), blob.name, str(blob))
-    except (OSError, DumpRefused) as error:
-        raise Damaged(f"{blob} cannot be read as it was written: {error}") from error
+            said = {"format": _STEERING, "model": payload.model, "bytes": payload.bytes, "digest": payload.blob}
+            return parsed(json.dumps(said).encode(), payload.blob, where)
+        size = int.from_bytes(blobs.read(payload.blob, 0, 8), "little")
+        return parsed(bytes(blobs.read(payload.blob, 8, min(size, _MOST))), payload.blob, where)
+    except DumpRefused as error:
+        raise Damaged(f"{where} cannot be read as it was written: {error}") from error
 
 
 def parsed(head: bytes, name: str, where: str) -> Outline:
@@ -85,20 +86,16 @@ def parsed(head: bytes, name: str, where: str) -> Outline:
     return Outline(head, tuple(Piece(p.start + shift, p.bytes, p.digest) for p in bodies), said, framed)
 
 
-def read_piece(blob: Path, piece: Piece) -> Iterator[bytes]:
+def read_piece(blobs: Blobs, name: str, piece: Piece) -> Iterator[bytearray]:
     """The bytes of one file of tensors. Raises Damaged if they are not what was written."""
-    said, left = sha256(), piece.bytes
-    try:
-        with blob.open("rb") as file:
-            file.seek(piece.start)
-            while left and (chunk := file.read(min(_CHUNK, left))):
-                said.update(chunk)
-                left -= len(chunk)
-                yield chunk
-    except OSError as error:
-        raise Damaged(f"{blob} cannot be read as it was written: {error.strerror or error}") from error
-    if left or said.hexdigest() != piece.digest:
-        raise Damaged(f"{blob} is not what was written")
+    said, at = sha256(), 0
+    while at < piece.bytes:
+        chunk = blobs.read(name, piece.start + at, min(_CHUNK, piece.bytes - at))
+        said.update(chunk)
+        at += len(chunk)
+        yield chunk
+    if said.hexdigest() != piece.digest:
+        raise Damaged(f"{blobs.path(name)} is not what was written")
 
 
 def joined(outline: Outline, files: Sequence[Path], target: BinaryIO) -> None:

@@ -7,53 +7,57 @@ was refused leaves nothing.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from .errors import DumpRefused, StoreUnavailable
 from .parcel import MANIFEST, File, Parcel
 from .places import Files, Place
+from .sites import Site
 
 _CHUNK = 1 << 20
 _KEPT = timedelta(days=1)  # how long what a killed load had is kept for the next one
 
 
+def scratch(site: Site) -> Path:
+    """Where files of this machine may lie for a store for a while: in its folder, or, for one in a bucket, among the system's."""
+    if not site.is_shared:
+        return Path(site.path)
+    return Path(tempfile.gettempdir()) / f"memos-{sha256(site.path.encode()).hexdigest()[:16]}"
+
+
 @contextmanager
-def staging(store: Path, name: str) -> Iterator[Path]:
-    """The folder for one dump. It is gone after a block that ends well or with a refusal, and kept after anything else."""
-    folder = store / "loading" / name[:32]
+def staging(site: Site, name: str, seconds: float, now: datetime) -> Iterator[Path]:
+    """The folder for one dump, which one process at a time loads. It is gone after a block that ends well or with a refusal, and kept
+    after anything else; what others left and did not come back for within a day goes first."""
+    folder, turn = scratch(site) / "loading" / name[:32], site.turn("load")
     try:
+        turn.acquire(seconds)
+    except TimeoutError:
+        raise StoreUnavailable(f"{site.path}: another process has been loading for {seconds} s") from None
+    try:
+        _sweep(folder.parent, now)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(store / "loading" / f".{name[:32]}.lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise StoreUnavailable(f"{store}: another process is loading the same dump") from None
-    except OSError as error:
-        raise StoreUnavailable(f"{folder}: {error.strerror or error}") from error
-    try:
         yield folder
     except DumpRefused:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    except OSError as error:
+        raise StoreUnavailable(f"{folder}: {error.strerror or error}") from error
     else:
         shutil.rmtree(folder, ignore_errors=True)
     finally:
-        lock.release()
+        turn.release()
 
 
-def sweep(store: Path, now: datetime) -> int:
-    """Remove what killed loads and dumps left and nobody came back for; how many."""
-    gone = 0
-    for folder in [*(store / "loading").glob("*"), *(store / "dumping").glob("*")]:
+def _sweep(above: Path, now: datetime) -> None:
+    for folder in above.glob("*"):
         if folder.is_dir() and datetime.fromtimestamp(folder.stat().st_mtime, now.tzinfo) < now - _KEPT:
             shutil.rmtree(folder, ignore_errors=True)
-            gone += 1
-    return gone
 
 
 def require_complete(files: Files, parcel: Parcel, *, loose: bool) -> None:

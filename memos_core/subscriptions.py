@@ -7,14 +7,15 @@ so that the next pull brings what is new and takes away what was withdrawn.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from .errors import Damaged, DumpRefused, NotFound
+from .files import Files
 from .parcel import Publication
+
+_FOLDER, _USES = "subscriptions", "publications/uses.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,20 +49,19 @@ class Subscription:
 
 
 class Subscriptions:
-    """The subscriptions of one store, in a folder of it that is made with the first one."""
+    """The subscriptions of one store. Safe for many threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def put(self, subscription: Subscription) -> None:
         """Keep one, in the place of one with its id."""
-        self._folder.mkdir(exist_ok=True)
-        _write(self._folder / f"{subscription.id}.json", asdict(subscription))
+        _write(self._files, f"{_FOLDER}/{subscription.id}.json", asdict(subscription))
 
     def of(self, actor: str) -> list[Subscription]:
         """An actor's, in the order of their ids. Raises Damaged."""
-        files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        found = [_subscription(_read(file), file) for file in files]
+        names = sorted(f"{_FOLDER}/{name}" for name in self._files.listed(_FOLDER))
+        found = [_subscription(_read(self._files, name), self._files.where(name)) for name in names]
         return [s for s in found if s.actor == actor]
 
     def get(self, id: str, actor: str) -> Subscription:
@@ -73,46 +73,43 @@ class Subscriptions:
 
     def remove(self, id: str, actor: str) -> None:
         """End one of an actor's. Raises NotFound."""
-        self.get(id, actor)
-        (self._folder / f"{id}.json").unlink(missing_ok=True)
+        self._files.remove([f"{_FOLDER}/{self.get(id, actor).id}.json"])
 
 
 class Uses:
     """How often each publication was loaded into one store. The caller is the only writer."""
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def count(self, publication: Publication, key: str, where: str) -> None:
         """Count one more. Raises DumpRefused for more than its terms allow. (Counted first: a load that is killed then was one.)"""
-        known = _read(self._file) if self._file.exists() else {}
+        known = _read(self._files, _USES) if self._files.has(_USES) else {}
         name = f"{key}:{publication.name}"
         used = known.get(name, 0)
         if publication.uses is not None and used >= publication.uses:
             raise DumpRefused(f"{where}: its terms let a store load it {publication.uses} times, and that was done")
-        _write(self._file, {**known, name: used + 1})
+        _write(self._files, _USES, {**known, name: used + 1})
 
 
-def _subscription(said: dict[str, Any], file: Path) -> Subscription:
+def _subscription(said: dict[str, Any], where: str) -> Subscription:
     try:
         pulled = {name: Pulled(p["number"], p["dump"], p["files"]) for name, p in said["pulled"].items()}
         lists = {name: tuple(said[name]) for name in ("trust", "tags", "accept", "kinds")}
         return Subscription(**{**said, **lists, "pulled": pulled})
     except (KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{file} is not what was written: {error}") from error
+        raise Damaged(f"{where} is not what was written: {error}") from error
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(files: Files, name: str) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(files.read(name))
         if not isinstance(found, dict):
             raise ValueError("no object")
         return found
     except (OSError, ValueError) as error:
-        raise Damaged(f"{file} is not what was written: {error}") from error
+        raise Damaged(f"{files.where(name)} is not what was written: {error}") from error
 
 
-def _write(file: Path, said: Mapping[str, Any]) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(json.dumps(said, ensure_ascii=False), encoding="utf-8")
-    os.replace(new, file)
+def _write(files: Files, name: str, said: Mapping[str, Any]) -> None:
+    files.write(name, [json.dumps(said, ensure_ascii=False).encode()])

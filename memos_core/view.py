@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from filelock import FileLock, Timeout
 
 from . import codec
 from .errors import Damaged, StoreUnavailable
@@ -93,18 +91,18 @@ class View:
 @contextmanager
 def view(vault: Vault) -> Iterator[View]:
     """The store as it is now, until the end of the block: others write on, and no file of it is compacted away meanwhile."""
-    lock = FileLock(Path(vault.path) / ".compact.lock", timeout=vault.db.policy.lock_seconds)
+    turn, seconds = vault.db.site.turn("compact"), vault.db.policy.lock_seconds
     try:
-        lock.acquire()
-    except Timeout:
-        raise StoreUnavailable(f"{vault.path} has been compacted for {vault.db.policy.lock_seconds} s") from None
+        turn.acquire(seconds)
+    except TimeoutError:
+        raise StoreUnavailable(f"{vault.path} has been compacted for {seconds} s") from None
     try:
         with vault.writing():  # nobody is between history and cubes
             cubes = vault.db.pinned(vault.manifest.cubes)
             history = vault.db.pinned("history")
         yield View(vault, cubes, history)
     finally:
-        lock.release()
+        turn.release()
 
 
 def _matrix(column: pa.ChunkedArray) -> Iterator[np.ndarray[Any, np.dtype[np.float32]] | None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -25,6 +25,11 @@ from .vault import Vault
 
 log = logging.getLogger("memos_core")
 _TRIES = 5  # how often a change is tried against concurrent changes of the same memory
+_COLD_FROM = (
+    State.GENERATED,
+    State.ACTIVATED,
+    State.MERGED,
+)  # states in which a memory may be archived without being asked
 _MANY = 500  # ids from which on reading all derived memories is cheaper than asking for those of each id
 
 
@@ -240,6 +245,22 @@ class Writer:
     def drop_payloads(self, cubes: Sequence[MemCube]) -> None:
         """Remove the blobs of memories that are gone."""
         self._blobs.remove(c.payload.blob for c in cubes if not isinstance(c.payload, Text))
+
+    def archive_cold(self, reasons: Mapping[str, str], now: datetime) -> list[str]:
+        """Take memories out of search, each for a reason, unless they were changed or read since they were looked at last; which."""
+        if not reasons:
+            return []
+        with self._vault.writing():
+            old = [r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))]
+            new = [lifecycle.archive(c, now) for c in old]
+            self._vault.replace(old, new, [None] * len(new))
+            events = [
+                Event(str(uuid.uuid4()), now, c.access.owner, "archive", c.id, c.version, detail=reasons[c.id])
+                for c in new
+            ]
+            self._vault.record(events, [governance.readers_of(c.access) for c in new])
+        self.forget([c.id for c in new])
+        return [c.id for c in new]
 
     def expire(self, now: datetime) -> int:
         """Mark what has lapsed; how many."""

@@ -133,8 +133,8 @@ class Target:
         except MemOSError as error:
             self.counts[type(error).__name__] += 1
             assert self.commits() == before
-            assert not (Path(self.memory.path) / "loading.json").exists()
-        assert set(self.around()) - set(around) <= {"loading", "blobs", "rebuilds"}
+            assert not (Path(self.memory.path) / "landing" / "journal.json").exists()
+        assert set(self.around()) - set(around) <= {"loading", "landing", "blobs", "rebuilds"}
         for path in sorted(source.rglob("*"), reverse=True) if source.is_dir() else [source]:
             path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
         if self.counts["loaded"] % 500 == 499:

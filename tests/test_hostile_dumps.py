@@ -56,7 +56,7 @@ def everything_around(target: MemOS) -> list[str]:
     """The files of the store and beside it, tables and locks aside."""
     root = Path(target.path).parent
     return sorted(
-        str(p) for p in root.rglob("*") if ".lance" not in str(p) and p.suffix != ".lock" and p.name != "loading"
+        str(p) for p in root.rglob("*") if ".lance" not in str(p) and p.suffix != ".lock" and p.name not in ("loading", "landing")
     )
 
 
