@@ -55,10 +55,10 @@ class Vault:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
         self.db = Database(site, policy, describe)
         self.listener: Callable[[Change], None] = lambda change: None
-        self.db.transactions.witness = self._witness
-        self.db.transactions.take_back_of_the_dead()
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
+        self.db.transactions.witness = self._witness
+        self.db.transactions.take_back_of_the_dead()
 
     @property
     def path(self) -> str:
