@@ -13,11 +13,12 @@ from .bringing import Bringer
 from .dumping import Dumper, DumpReport, Selection
 from .errors import AccessDenied, DumpRefused, InvalidArgument
 from .importers import Foreign
-from .loading import Loader, LoadReport, Order
+from .loading import Loader, LoadReport
 from .parcel import Publication, checked_name
 from .places import Place
 from .publishing import MemStore, Offer, PullReport
 from .subscriptions import Subscription, Subscriptions
+from .terms import Order
 from .types import Item, Kind
 from .upkeep import Upkeep
 from .validate import (

@@ -12,24 +12,23 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
-from . import parcel, payloads, signing, tables
+from . import parcel, payloads, tables
 from .admission import Terms
 from .blobs import Blobs
-from .embedding import SAME, Embedding, unit
+from .embedding import Embedding
 from .errors import AccessDenied, DumpRefused, OutOfMemory
 from .intake import Intake
 from .landing import Cargo, Landing, Written
-from .manifest import Manifest
-from .parcel import File, Parcel, Source
+from .parcel import File, Parcel
 from .places import Place
 from .rebuilds import Rebuild
 from .staging import bring, staging
 from .subscriptions import Uses
 from .tables import Row
-from .types import PUBLIC, Kind, MemCube, Text
+from .terms import Order, made_by, require_terms
+from .types import Kind, MemCube, Text
 from .vault import Vault
 
 _TRIES = 4  # how often what is ready is made anew because somebody wrote meanwhile; the last time nobody can
@@ -67,28 +66,6 @@ class LoadReport:
     queued: tuple[str, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     publication: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be loaded and how.
-
-    owner: whose it becomes; None: as it is. kinds: of these forms. model: the fingerprint of the model here, None if there is none.
-    trust: public keys, one of which must have signed; None asks for none. accept: the licence that was accepted. only: paths of
-    files, None for all. stranger: it comes from one: kept apart from what is here, read by the owner alone, its vectors made here.
-    brought: what came from there before, by id, in which version.
-    """
-
-    who: str
-    owner: str | None
-    kinds: frozenset[Kind] = frozenset(Kind)
-    model: str | None = None
-    trust: Collection[str] | None = None
-    accept: str | None = None
-    only: Collection[str] | None = None
-    stranger: bool = False
-    brought: Mapping[str, int] = field(default_factory=dict)
-    verb: str = "load"
 
 
 class Loader:
@@ -319,35 +296,6 @@ class Loader:
             else:
                 refused.append((cube.id, "made for another model, and what it was made from did not come along"))
         return queued, refused
-
-
-def require_terms(found: Parcel, order: Order, now: datetime, url: str) -> None:
-    """Raise DumpRefused for a dump on whose terms it may not be loaded: by signature, visibility, licence, or time."""
-    if found.signature is not None:
-        signing.require_signed(parcel.body(found), found.signature, url)
-    if order.trust is not None and (found.signature is None or found.signature["key"] not in order.trust):
-        by = "nobody" if found.signature is None else found.signature["key"]
-        raise DumpRefused(f"{url} is signed by {by}, and that is none of the keys that are trusted")
-    terms = found.publication
-    if terms is None:
-        return
-    if PUBLIC not in terms.visibility and order.who not in terms.visibility:
-        raise DumpRefused(f"{url} is not visible to {order.who!r}")
-    if terms.expires_at is not None and terms.expires_at <= now:
-        raise DumpRefused(f"{url}: its time was over at {terms.expires_at.isoformat()}")
-    if terms.licence and order.accept != terms.licence:
-        raise DumpRefused(f"{url}: its licence must be accepted, word for word (accept=): {terms.licence[:200]}")
-
-
-def made_by(source: Source, here: Manifest) -> bool:
-    """Whether the vectors of a dump are those of the store's embedder."""
-    if source.dimension != here.dimension:
-        return False
-    if source.fingerprint is not None or here.embedder is not None:
-        return source.fingerprint == here.embedder
-    if not source.probe or not here.probe:
-        return False
-    return float(unit(np.asarray(source.probe, np.float32)) @ unit(np.asarray(here.probe, np.float32))) >= SAME
 
 
 def _rows(intake: Intake, landing: Mapping[str, object], seq: int) -> Iterator[pa.RecordBatch]:

@@ -16,10 +16,11 @@ from . import filters, governance, parcel, signing
 from .dumping import Dumper, DumpReport, Redact, Selection
 from .embedding import Embedding, unit
 from .errors import AccessDenied, DumpRefused, IllegalTransition
-from .loading import Landed, Loader, LoadReport, Order
+from .loading import Landed, Loader, LoadReport
 from .parcel import Parcel, Publication
 from .places import Place
 from .subscriptions import Pulled, Subscription, Subscriptions
+from .terms import Order
 from .types import PUBLIC, Kind, State
 from .vault import Vault
 from .writing import Writer
