@@ -13,6 +13,7 @@ from .errors import (
     Conflict,
     ContextTooLong,
     Damaged,
+    DumpRefused,
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
@@ -73,16 +74,22 @@ if TYPE_CHECKING:
     from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
+    from .dumping import DumpReport
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
     from .holdings import Move, Rates, SchedulePolicy
+    from .importers import Foreign
     from .items import Items
+    from .loading import LoadReport
     from .memos import MemOS
     from .merging import Merge
     from .model import LocalModel
     from .phrasing import Lesson, Point
+    from .publishing import Offer, PullReport
     from .reader import LLMReader
     from .reports import Carried, TickReport
+    from .signing import new_key, public_key
+    from .subscriptions import Subscription
     from .telling import AnswerStream
     from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
@@ -114,9 +121,12 @@ __all__ = [
     "Difference",
     "Distillation",
     "Draft",
+    "DumpRefused",
+    "DumpReport",
     "EmbedderFailed",
     "EmbedderMismatch",
     "Event",
+    "Foreign",
     "Gate",
     "Generation",
     "Hit",
@@ -131,6 +141,7 @@ __all__ = [
     "Lesson",
     "Lifespan",
     "Link",
+    "LoadReport",
     "LocalEmbedder",
     "LocalModel",
     "MemCube",
@@ -146,11 +157,13 @@ __all__ = [
     "Namespace",
     "NotAStore",
     "NotFound",
+    "Offer",
     "Origin",
     "OutOfMemory",
     "Plan",
     "Point",
     "Policy",
+    "PullReport",
     "Rates",
     "Reading",
     "Receipt",
@@ -168,6 +181,7 @@ __all__ = [
     "StoreClosed",
     "StoreError",
     "StoreUnavailable",
+    "Subscription",
     "Text",
     "TickReport",
     "TokenUsage",
@@ -176,10 +190,14 @@ __all__ = [
     "Usage",
     "WorkersUnavailable",
     "checked_decoding",
+    "new_key",
+    "public_key",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
+    "DumpReport": "dumping", "Foreign": "importers", "LoadReport": "loading", "Offer": "publishing", "PullReport": "publishing",
+    "Subscription": "subscriptions", "new_key": "signing", "public_key": "signing",
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",

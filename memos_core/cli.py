@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cli_time
+from . import commands as exchanging
 from .errors import InvalidArgument, MemOSError, NotAStore
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 BENCHES = (
     "adapters",
+    "carry",
     "compose",
     "distil",
     "locomo",
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
     cli_time.add_commands(commands, _open)
+    exchanging.add_commands(commands, _open)
     help = "do what a store's plan asks for, beside other workers, until SIGTERM"
     worker = commands.add_parser("worker", help=help, description=help)
     worker.set_defaults(run=_worker)
@@ -121,11 +124,11 @@ def _demo(words: Sequence[str]) -> int:
         return child.wait() or 130
 
 
-def _open(args: argparse.Namespace) -> Any:
+def _open(args: argparse.Namespace, *, new: bool = False) -> Any:
     from .memos import MemOS
     from .sites import site
 
-    if not site(args.path).holds_store():
+    if not new and not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     embed = args.embed if "embed" in args else _no_embedder  # who only looks need not have the store's own
     return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"))
