@@ -150,7 +150,9 @@ class Transactions:
         manifest = self._db.fresh(again=True)
         if not manifest.pinned:
             return
-        self._db.write_manifest(manifest)  # refused if the turn lapsed and somebody took it over: then it was he who took this back
+        self._db.write_manifest(
+            manifest
+        )  # refused if the turn lapsed and somebody took it over: then it was he who took this back
         tell = self.witness(manifest.pinned)
         for name, version in manifest.pinned.items():
             self._db.restore(name, version)
