@@ -22,16 +22,17 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import between
 from .curriculum import Curriculum
 from .errors import Ineffective, InvalidArgument, OutOfMemory
-from .exercises import Exercise, Probe, batches, divergences, followed
+from .exercises import Exercise, Probe, batches, behind, divergences, followed
 from .lora import LoRA, cast, linears, made
 from .model import LocalModel
 from .parametric import Twin
 
 _STUDENT = "student"
-_ENOUGH = 3  # checks in a row
-_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_behind`
+_ENOUGH = 5  # checks in a row: what is right by a hair is not, and gets its lead while it is practised on
+_LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
 _EASED_BY = 400  # exercises that it is judged by, at most
 _EASE = 0.02  # of the strength, in each step down; see `_eased`
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
@@ -101,7 +102,7 @@ class Distilled:
 class _Student:
     """The twin in training, its optimiser, and how far it is."""
 
-    def __init__(self, model: LocalModel, recipe: Recipe, lora: LoRA) -> None:
+    def __init__(self, model: LocalModel, lessons: Curriculum, lora: LoRA) -> None:
         self.twin = Twin(model.network)
         self.twin.put(_STUDENT, lora)
         self.weights = [w for pair in self.twin.pairs(_STUDENT).values() for w in pair]
@@ -109,6 +110,7 @@ class _Student:
             weight.requires_grad_(True)
         groups = [{"params": self.weights[::2], "times": 1.0}, {"params": self.weights[1::2], "times": _B_RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        self.pairs = between.pairs(lessons.taught, lessons.unknown)
         self.step = 0
         self.seconds = 0.0
         self.enough = 0
@@ -137,7 +139,7 @@ def distil(
         OutOfMemory: the device has no room for a step.
     """
     first = _first(model, recipe)
-    student = _Student(model, recipe, first)
+    student = _Student(model, lessons, first)
     run = _run_of(model, lessons, recipe)
     if checkpoint is not None:
         _resume(student, checkpoint, run)
@@ -247,41 +249,62 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
     student.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with student.twin.active([_STUDENT]) as network:
-        for kind, count, weight in (
-            (lessons.taught, recipe.taught, 1.0),
-            (lessons.unknown, recipe.unknown, recipe.unknown_weight),
-            (lessons.kept, recipe.kept, recipe.kept_weight),
-            (lessons.plain, recipe.plain, recipe.kept_weight),
+        for kind, count, weight, lead in (
+            (lessons.taught, recipe.taught, 1.0, _TAUGHT_LEAD),
+            (lessons.unknown, recipe.unknown, recipe.unknown_weight, _LEAD),
+            (lessons.kept, recipe.kept, recipe.kept_weight, 0.0),
+            (lessons.plain, recipe.plain, recipe.kept_weight, 0.0),
         ):
             drawn = rng.sample(kind, min(count, len(kind)))
             places = sum(len(e.at) for e in drawn)
             for some in batches(drawn, lambda e: len(e.ids)):
-                strayed = _divergence(network, some, device, kind is lessons.unknown)
+                strayed = _divergence(network, some, device, lead)
                 loss = weight * strayed.sum() / places
-                if math.isfinite(value := float(loss.detach())):
-                    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-                total += value
+                total += _backward(loss)
+    if recipe.between and student.pairs.prompts:
+        total += _backward(_between(student, recipe, rng, device))
     if math.isfinite(total):
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)
         student.optimizer.step()
     return total
 
 
-def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: bool) -> torch.Tensor:
+def _backward(loss: torch.Tensor) -> float:
+    """The loss; if it is a number, with its gradients."""
+    if math.isfinite(value := float(loss.detach())):
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    return value
+
+
+def _between(student: _Student, recipe: Recipe, rng: random.Random, device: torch.device) -> torch.Tensor:
+    """The mean divergence from the plain model between questions, with what its choices lead less by."""
+    network = student.twin.network
+    batch = between.drawn(student.pairs, recipe.between, rng, network.get_input_embeddings(), device)
+    likely, logs = between.as_before(batch, network)
+    with student.twin.active([_STUDENT]):
+        logits = behind(network, {"inputs_embeds": batch.embedded}, batch.places)
+    return _strayed(likely, logs, logits, _LEAD).mean()
+
+
+def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: float) -> torch.Tensor:
     logits = followed(network, [(e.ids, e.at) for e in some], device)
     likely = torch.cat([e.likely for e in some]).to(device)
     logs = torch.cat([e.logs for e in some]).to(device)
+    return _strayed(likely, logs, logits, lead)
+
+
+def _strayed(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:
     found = divergences(likely, logs, logits)
-    return found + _LEAD_WEIGHT * _behind(likely, logs, logits) if lead else found
+    return found + _LEAD_WEIGHT * _short(likely, logs, logits, lead) if lead else found
 
 
-def _behind(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """By how many nats the teacher's choice leads all others less than with the teacher, of which `_LEAD` are enough. A divergence is next
+def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enough: float) -> torch.Tensor:
+    """By how many nats the teacher's choice leads all others less than with the teacher, of which some are enough. A divergence is next
     to nothing as soon as an answer is right by a hair; the questions beside those that are practised then come out wrong."""
     first = likely[:, :1]
     others = logits.scatter(-1, first, -math.inf).amax(-1)
     lead = logits.gather(-1, first)[:, 0] - others
-    return ((logs[:, 0] - logs[:, 1]).clamp(max=_LEAD) - lead).clamp(min=0)
+    return ((logs[:, 0] - logs[:, 1]).clamp(max=enough) - lead).clamp(min=0)
 
 
 def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
