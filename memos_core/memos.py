@@ -135,7 +135,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._policy = checked_policy(policy)
-        checked_schedule(schedule, clock())
+        checked_schedule(schedule, clock(), rates=rates)
         self._count_tokens = count_tokens
         self._clock = clock
         place = site(path, policy, storage_options)
@@ -166,6 +166,8 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         self._model = model
         self._distillation = distillation
         self._set_up_scheduler(schedule, rates)
+        if model is not None:  # what ticks put beside it goes with its memories too, though nobody asks anything
+            self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
             type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,

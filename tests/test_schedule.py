@@ -307,10 +307,10 @@ def test_cold_memories_are_archived_and_what_was_made_of_them_goes() -> None:
         frozen=[False, True, False],
         priority=[0.5, 0.5, 0.9],
     )
-    moves = plan(there, SchedulePolicy(), NOW)
+    moves = plan(there, SchedulePolicy(archive_after=timedelta(days=90)), NOW)
     assert [(m.subject, m.action) for m in moves] == [("m0", Action.ARCHIVE), ("m0", Action.DROP)]
     assert moves[0].reason == "not read for 91 days: at priority 0.5 90 days are the limit"
-    assert plan(there, SchedulePolicy(archive_after=None), NOW) == []
+    assert plan(there, SchedulePolicy(), NOW) == []
 
 
 def test_what_has_lapsed_expires_unless_it_is_frozen_or_pinned() -> None:
@@ -400,7 +400,8 @@ def test_a_clock_that_went_back_moves_nothing() -> None:
     [
         {"keep": 1.2}, {"keep": 0}, {"break_even": 0}, {"build_seconds": 61}, {"build_seconds": -1}, {"build_burst": -1}, {"build_burst": 0},
         {"prefetch_share": 1.5}, {"prefetch_from": 0}, {"idle": 0}, {"context_share": 0}, {"prefetch_within": timedelta(0)},
-        {"archive_after": timedelta(seconds=30)}, {"clock_back": timedelta(seconds=-1)},
+        {"archive_after": timedelta(seconds=30)}, {"clock_back": timedelta(seconds=-1)}, {"break_even": "often"}, {"keep": None},
+        {"idle": True}, {"archive_after": 90}, {"prefetch_within": 60}, {"clock_back": None}, {"build_burst": float("nan")},
     ],
     ids=str,
 )  # fmt: skip
@@ -418,8 +419,9 @@ def test_a_budget_smaller_than_one_block_is_refused(place: str) -> None:
 
 
 def test_rates_and_columns_that_cannot_be_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match=r"Rates.prefill: 0 is no rate"):
-        plan(some(rates=replace(RATES, prefill=0)), SchedulePolicy(), NOW)
+    for name, value in (("prefill", 0), ("disk", "fast"), ("host", float("nan")), ("attention", -1), ("distil", None)):
+        with pytest.raises(InvalidArgument, match=rf"Rates.{name}: {value!r} is no rate"):
+            plan(some(rates=replace(RATES, **{name: value})), SchedulePolicy(), NOW)
     with pytest.raises(InvalidArgument, match="warmth: a snapshot has no such column"):
         some(warmth=1)
     with pytest.raises(InvalidArgument, match=r"tokens: a column of shape \(2,\)"):
