@@ -19,11 +19,11 @@ now = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)  # hours pass here in seconds
 def main(model: str = str(TINY)) -> None:
     global now
     rates = Rates(prefill=2_000, disk=1e9)  # of a larger model: given, so that this says the same on every machine
-    how = {"policy": Policy(kv_disk_bytes=600_000), "schedule": SchedulePolicy(archive_after=timedelta(days=90)), "rates": rates}
+    policy, schedule = Policy(kv_disk_bytes=600_000), SchedulePolicy(archive_after=timedelta(days=90))
     with (
         tempfile.TemporaryDirectory() as folder,
-        MemOS(folder, model=LocalModel(model), clock=lambda: now, **how) as memory,
-    ):
+        MemOS(folder, model=LocalModel(model), policy=policy, schedule=schedule, rates=rates, clock=lambda: now) as memory,
+    ):  # fmt: skip
         for place, facts in FACTS.items():
             for fact in facts:
                 memory.add(fact, namespace=(place,))

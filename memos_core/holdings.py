@@ -76,6 +76,16 @@ class Budgets:
     block: int = 0
     window: int = 32_768
 
+    @property
+    def by_place(self) -> tuple[int, ...]:
+        """Bytes for each `Place`."""
+        return (0, self.disk, self.host, self.device)
+
+    @property
+    def last_place(self) -> Place:
+        """The slowest place with room for anything, from where what goes is gone; NOWHERE without any."""
+        return min((p for p in Place if self.by_place[p] > 0), default=Place.NOWHERE)
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -90,7 +100,8 @@ class SchedulePolicy:
     """The numbers of the scheduler; the defaults suit a chat as well as an archive, since heat finds its own time scale.
 
     break_even: a form is made when what its lack has cost since it was last let go reaches this many times the cost of making it.
-    keep: what is held stays until its gain falls below this share of what a newcomer must have (hysteresis; 1 is none).
+    keep: what is held stays until its gain falls below this share of what a newcomer must have (hysteresis; 1 is none); in the last place,
+    from where what goes is gone, gains are told apart by whole steps of it.
     build_seconds: of building, loading and distilling for each minute; build_burst: seconds that can be saved up.
     archive_after: without a read, a memory of neutral priority is archived, which a search does not find. None: never, unless it is said.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.

@@ -258,7 +258,29 @@ def test_what_is_held_stays_until_a_newcomer_is_clearly_better() -> None:
         return plan(there, SchedulePolicy(keep=0.5), NOW)
 
     assert rivals_of(1.8) == []
-    assert [(m.subject, m.action) for m in rivals_of(2.5)] == [("m0", Action.DROP), ("m1", Action.BUILD)]
+    assert [(m.subject, m.action) for m in rivals_of(4.5)] == [("m0", Action.DROP), ("m1", Action.BUILD)]
+
+
+def test_a_walk_that_starts_over_does_not_flush_the_last_place() -> None:
+    """Sixty subjects in a ring, room for thirty: whoever lets the earliest go serves nothing."""
+    machine = Machine("any", replace(RATES, disk=1e5, host=1e6, device=1e7, write=1e5), 100, 0.05, 0.0, 0.5)
+    ring, tokens = np.tile(np.arange(60), 4), np.full(60, 100)
+    trace = traces.Trace("ring", np.arange(240.0), ring, tokens, np.full(60, -1))
+    first = rivals.ruled(trace, machine, rivals.least_recent)
+    ours = scheduled(trace, machine, SchedulePolicy())
+    assert first.served[Place.DISK] == 0
+    assert ours.served[Place.DISK] > 3 * 60 * 0.5 * 0.5
+
+
+def test_a_burst_counts_for_less_where_room_turns_over_slowly_than_where_it_does_fast() -> None:
+    scales = heat.Scales(totals=(100.0,) * len(heat.HALF_LIVES), at=AT)
+    burst, steady = np.array([[8.0, 1, 1, 1, 1], [1.0, 2, 2, 2, 2]])
+    counts, at = np.stack([burst, steady]), np.array([AT, AT])
+    now, soon, day = (heat.rate(scales, counts, at, AT, within) for within in (0, 1.0, 86_400.0))
+    assert now[0] > now[1]
+    assert day[1] > day[0]
+    np.testing.assert_allclose(now, soon, rtol=0.01)
+    assert (day < now).all()
 
 
 def test_adapters_and_keys_and_values_share_the_device_by_gain_per_byte() -> None:
