@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MemOSError, NotAStore
+from .validate import LARGEST
 
+_LOG_OPTIONS = {
+    "by": "what this actor did",
+    "verb": "what was done",
+    "subject": "to which memory",
+    "since": "from this time on (ISO 8601 with a timezone)",
+    "until": "before this time",
+}
 BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
 
 
@@ -48,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, help in (
         ("search", _search, "find memories"),
         ("log", _log, "who did what to which memory when"),
+        ("verify", _verify, "hold the log against its chain of hashes"),
         ("stats", _stats, "what is in a store"),
         ("tick", _tick, "upkeep: expire, sweep, compact"),
         ("reembed", _reembed, "rebuild all vectors with another embedder; go on where a killed run stopped"),
@@ -58,7 +67,14 @@ def _parser() -> argparse.ArgumentParser:
         if name == "search":
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
-        if name != "reembed":
+        if name == "log":
+            for option in ("by", "verb", "subject", "since", "until"):
+                command.add_argument(f"--{option}", help=_LOG_OPTIONS[option])
+            command.add_argument("--limit", type=int, default=1000, help="the newest so many (default: 1000; export: all)")
+            command.add_argument("--export", type=Path, metavar="FILE", help="write there, one JSON object a line, the oldest first")
+        if name == "verify":
+            command.add_argument("--head", help="what an earlier verification printed, kept elsewhere")
+        elif name != "reembed":
             command.add_argument("--actor", default="local", help="who acts (default: local)")
         if name in ("search", "log", "stats"):
             command.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -104,15 +120,29 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _log(args: argparse.Namespace) -> None:
+    wanted = {name: getattr(args, name) for name in _LOG_OPTIONS}
     with _open(args) as memory:
-        for event in memory.log(limit=1000):
-            if args.json:
-                print(json.dumps(asdict(event), default=str))
-            else:
-                subject = f"{event.subject} v{event.version}" if event.subject else "-"
-                print(
-                    f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
-                )
+        events = memory.log(limit=LARGEST if args.export else args.limit, **wanted)
+    if args.export is not None:
+        with args.export.open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(asdict(event), default=str)}\n" for event in reversed(events))
+        print(f"{len(events)} events written to {args.export}")
+        return
+    for event in events:
+        if args.json:
+            print(json.dumps(asdict(event), default=str))
+        else:
+            subject = f"{event.subject} v{event.version}" if event.subject else "-"
+            print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    with _open(args) as memory:
+        found = memory.verify(args.head)
+    for fault in found.faults:
+        print(fault)
+    print(f"{found.events} events, {'as they were written' if found.sound else 'NOT as they were written'}, head {found.head}")
+    return 0 if found.sound else 1
 
 
 def _stats(args: argparse.Namespace) -> None:

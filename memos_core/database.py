@@ -39,6 +39,7 @@ from .types import Policy
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction is tried against writers
+EVENT_INDEXES = {"subject": BTree(), "at": BTree(), "readers": LabelList()}
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 
 
@@ -106,6 +107,13 @@ class Database:
         trees = {c: BTree() for c in ("id", "seq", "namespace", "place")}
         _index(table, {**trees, "readers": LabelList(), "state": Bitmap(), "text": _WORDS})
 
+    def rewrite(self, name: str, rows: pa.Table, indexes: dict[str, Any]) -> None:
+        """Put other rows, of another schema, in the place of all that a table holds, in one commit. The caller holds `writing()`."""
+        with self.guarded(name):
+            self._tables[name] = self._db.create_table(name, data=rows, mode="overwrite")
+            _index(self._tables[name], indexes)
+            self.committed(name)
+
     def drop(self, name: str) -> None:
         """Remove a table that the manifest no longer names."""
         with self.guarded(name):
@@ -122,7 +130,7 @@ class Database:
         return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest) -> None:
-        if strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]:
+        if strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith((".lance", "audit.head"))]:
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
@@ -130,7 +138,7 @@ class Database:
         past = self._db.create_table("history", schema=PAST, exist_ok=True)
         _index(past, {"id": BTree()})
         events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
-        _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
+        _index(events, EVENT_INDEXES)
         _index(self._db.create_table("usage", schema=USAGE, exist_ok=True), {"id": BTree()})
         # last, and complete from the first moment: a store exists when its manifest does
         row = pa.Table.from_pylist([{"key": "manifest", "value": signed(manifest)}], schema=META)

@@ -21,6 +21,7 @@ from .items import Items
 from .recall import Question
 from .statements import Statements
 from .tiers import Tiers
+from .trust import Trust
 from .types import (
     Access,
     Ancestry,
@@ -70,7 +71,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms):
+class MemOS(Forms, Trust):
     """Memories of many users in one store, by form, owner and time.
 
     Args:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from . import codec, filters
 from .errors import Damaged
 from .governance import readers_of
-from .types import Event, MemCube
+from .types import MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -43,7 +43,7 @@ EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()),
+    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()), pa.field("link", pa.string()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
@@ -97,11 +97,6 @@ class Candidate:
             cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
             cube.state.value, cube.lifespan.expires_at, row.vector, cube,
         )  # fmt: skip
-
-
-def event_checksum(event: Event) -> int:
-    """CRC-32 of what an event says."""
-    return zlib.crc32(repr(tuple(str(getattr(event, name)) for name in Event.__slots__)).encode())
 
 
 def cubes_schema(dimension: int) -> pa.Schema:

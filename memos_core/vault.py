@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -23,9 +23,10 @@ from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters
 from .database import Database
-from .errors import Conflict, Damaged
+from .errors import Conflict
+from .ledger import Ledger
 from .manifest import Manifest
-from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, event_checksum, past
+from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, past
 from .types import Event, MemCube, Policy, Usage
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
@@ -50,6 +51,7 @@ class Vault:
     def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at `path`, or make one as `describe` says if there is nothing."""
         self.db = Database(path, policy, describe)
+        self.ledger = Ledger(self.db)
         self.listener: Callable[[Change], None] = lambda change: None
 
     @property
@@ -157,19 +159,7 @@ class Vault:
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
-        order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
-        names = [n for n in EVENTS.names if n not in ("readers", "seq", "number")]
-        where = filters.all_of(where, "outcome != ''")  # always true, as in `rows`
-        query = self.db.table("events").search().where(where).select(names).order_by(order).limit(limit)
-        with self.db.guarded("events"):
-            rows = query.to_arrow().to_pylist()
-        found = {}
-        for row in rows:
-            sum = row.pop("checksum")
-            event = found[row["id"]] = Event(**row)
-            if event_checksum(event) != sum:
-                raise Damaged(f"{self.path}/events.lance: an event does not match its checksum: {event}")
-        return list(found.values())
+        return self.ledger.events(where, limit)
 
     def revision(self) -> tuple[str, int]:
         """Changes whenever a memory does (and at a few other times): what was read at the same revision still holds."""
@@ -251,16 +241,7 @@ class Vault:
         self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int] | None = None
     ) -> None:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
-        if events:
-            marks: Sequence[int | None] = seqs or [None] * len(events)
-            number = self.db.table("events").version + 1  # orders what happened at one time
-            rows = [
-                {**asdict(e), "readers": sorted(r), "seq": n, "number": number, "checksum": event_checksum(e)}
-                for e, r, n in zip(events, readers, marks, strict=True)
-            ]
-            with self.db.guarded("events"):
-                self.db.table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))
-            self.db.committed("events")
+        self.ledger.record(events, readers, seqs)
 
     def count_reads(self, reads: dict[str, Usage]) -> None:
         """Add buffered usage to what is stored. In a table of its own: it says nothing about the content, and rewriting
@@ -306,10 +287,7 @@ class Vault:
 
     def told(self, where: str, column: str) -> set[tuple[str, int]]:
         """Subjects of events that a condition holds for, each with another column of the event."""
-        query = self.db.table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
-        with self.db.guarded("events"):
-            found = query.limit(ALL).to_arrow()
-        return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
+        return self.ledger.told(where, column)
 
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------
 

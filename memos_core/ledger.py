@@ -1,0 +1,149 @@
+"""The store's events: appended under the writers' lock, chained (`audit`), asked for, verified. Knows their table and the head's file.
+
+The head lies in a file of its own, written after each append: a table whose end was cut off does not fit it. Whoever can write to the
+store's folder can also forge both, and is found only by a head that was kept elsewhere (`MemOS.verify`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from lancedb.query import ColumnOrdering
+
+from . import audit, filters
+from .audit import Audit, Head, Told
+from .database import EVENT_INDEXES, Database
+from .errors import Damaged, StoreUnavailable
+from .tables import EVENTS
+from .types import Event
+
+_ALL = 2**31 - 1
+_EVENT = list(Event.__slots__)
+_HEAD = "audit.head"
+_LOST = "the head of the chain was missing: events before this one may be, too"
+
+
+class Ledger:
+    """The events of one store. Safe for many threads; any number of processes may append."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._file = Path(db.path) / _HEAD
+        events = db.table("events")
+        if "link" not in events.schema.names:
+            with db.writing():
+                self._upgrade()
+        elif not self._file.exists() and events.count_rows() == 0:
+            with db.writing():  # there from the start: one that is missing later was taken away
+                self._write_head(Head())
+
+    def record(
+        self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int | None] | None = None
+    ) -> None:
+        """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
+        if events:
+            with self._db.writing(), self._db.guarded("events"):
+                known = self._read_head()
+                head = self._head(known)
+                if known is None:  # the log itself says from now on that it may have lost its end
+                    lost = replace(events[0], id=str(uuid.uuid4()), verb="audit", subject=None, version=None, outcome="failed", detail=_LOST)
+                    events, readers, seqs = [lost, *events], [(), *readers], [None, *(seqs or [None] * len(events))]
+                told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
+                self._db.table("events").add(_table(told))
+                self._db.committed("events")
+                self._write_head(head)
+
+    def events(self, where: str, limit: int) -> list[Event]:
+        """Events that a condition holds for, the newest first."""
+        order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
+        where = filters.all_of(where, "outcome != ''")  # always true: Lance 13 cannot plan an ordered query that an index answers
+        query = self._db.table("events").search().where(where).select([*_EVENT, "checksum"]).order_by(order)
+        with self._db.guarded("events"):
+            rows = query.limit(limit).to_arrow().to_pylist()
+        found = {}
+        for row in rows:
+            sum = row.pop("checksum")
+            event = found[row["id"]] = Event(**row)
+            if audit.checksum(event) != sum:
+                raise Damaged(f"{self._db.path}/events.lance: an event does not match its checksum: {event}")
+        return list(found.values())
+
+    def told(self, where: str, column: str) -> set[tuple[str, int]]:
+        """Subjects of events that a condition holds for, each with another column of the event."""
+        query = self._db.table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
+        with self._db.guarded("events"):
+            found = query.limit(_ALL).to_arrow()
+        return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
+
+    def verify(self, expected: str | None = None) -> Audit:
+        """Hold every stored event against its link; see `audit.examined`. Writes nothing."""
+        with self._db.writing():  # an event without its head is seen by nobody who waits
+            return audit.examined(self._stored("true"), self._read_head(), expected)
+
+    # --- below -----------------------------------------------------------------------------------------------------------
+
+    def _stored(self, where: str) -> list[Told]:
+        """Events as they are stored, in the order of their numbers. No index is asked: it may be what is wrong."""
+        with self._db.guarded("events"):
+            rows = self._db.table("events").search().where(where).limit(_ALL).to_arrow().to_pylist()
+        told = [
+            Told(Event(**{n: r[n] for n in _EVENT}), tuple(r["readers"] or ()), r["seq"], r["number"] or 0, r["link"] or "", r["checksum"] or 0)
+            for r in rows
+        ]  # fmt: skip
+        return sorted(told, key=lambda one: one.number)
+
+    def _head(self, head: Head | None) -> Head:
+        """Where the chain ends: as the file says, unless a process was killed between the events and the file."""
+        rows = int(self._db.table("events").count_rows())
+        if head is None:
+            stored = self._stored("true")
+            return Head(stored[-1].number, stored[-1].link, rows) if stored else Head()
+        if rows > head.rows:
+            return audit.caught_up(head, self._stored(f"number > {head.number}"))
+        return head
+
+    def _read_head(self) -> Head | None:
+        try:
+            said = json.loads(self._file.read_text(encoding="utf-8"))
+            return Head(int(said["number"]), str(said["link"]), int(said["rows"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):  # half of it, after a power cut: as good as none
+            return None
+
+    def _write_head(self, head: Head) -> None:
+        new = self._file.with_suffix(".new")
+        try:
+            with new.open("w", encoding="utf-8") as file:
+                json.dump(asdict(head), file)
+                if self._db.policy.fsync:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(new, self._file)
+        except OSError as error:
+            raise StoreUnavailable(f"{self._file} cannot be written: {error.strerror or error}") from error
+
+    def _upgrade(self) -> None:
+        """Chain the events of a store that was made before there was a chain, in one commit."""
+        table = self._db.table("events")
+        if "link" in table.schema.names:
+            return
+        with self._db.guarded("events"):
+            rows = sorted(table.search().limit(_ALL).to_arrow().to_pylist(), key=lambda r: (r["at"], r["number"] or 0))
+            events = [Event(**{n: r[n] for n in _EVENT}) for r in rows]
+            told, head = audit.chained(events, [r["readers"] or () for r in rows], [r["seq"] for r in rows], Head())
+            self._db.rewrite("events", _table(told), EVENT_INDEXES)
+            self._write_head(head)
+
+
+def _table(told: Sequence[Told]) -> pa.Table:
+    columns: dict[str, list[Any]] = {n: [getattr(one.event, n) for one in told] for n in _EVENT}
+    columns |= {n: [getattr(one, n) for one in told] for n in ("readers", "seq", "number", "checksum", "link")}
+    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in EVENTS}, schema=EVENTS)
