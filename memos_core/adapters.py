@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -304,13 +304,13 @@ class AdapterTier:
             self.rebuilds.done(wanted)
         return made
 
-    def _bereaved(self, gone: Collection[MemCube], derived: Iterable[MemCube]) -> None:
-        """Before memories are deleted: want the adapters that were made from them again, without them."""
-        ids = {c.id for c in gone} | {c.id for c in derived}
-        self._under_way.abandon(ids)
-        adapters = [c for c in (*gone, *derived) if isinstance(c.payload, Adapter)]
+    def _bereaved(self, ids: Collection[str], forms: Sequence[MemCube]) -> None:
+        """Before memories are deleted, some of them in other forms: want the adapters that were made from them again, without them."""
+        gone = set(ids)
+        self._under_way.abandon(gone)
+        adapters = [c for c in forms if isinstance(c.payload, Adapter)]
         for cube in adapters:
-            rest = tuple(link.id for link in cube.lineage if link.id not in ids)
+            rest = tuple(link.id for link in cube.lineage if link.id not in gone)
             if rest and len(rest) < len(cube.lineage) and _in_use(cube):
                 self.rebuilds.put(Rebuild(cube.id, cube.access.owner, _model_of(cube), rest))
         self.forget(adapters)

@@ -70,8 +70,12 @@ def _parser() -> argparse.ArgumentParser:
         if name == "log":
             for option in ("by", "verb", "subject", "since", "until"):
                 command.add_argument(f"--{option}", help=_LOG_OPTIONS[option])
-            command.add_argument("--limit", type=int, default=1000, help="the newest so many (default: 1000; export: all)")
-            command.add_argument("--export", type=Path, metavar="FILE", help="write there, one JSON object a line, the oldest first")
+            command.add_argument(
+                "--limit", type=int, default=1000, help="the newest so many (default: 1000; export: all)"
+            )
+            command.add_argument(
+                "--export", type=Path, metavar="FILE", help="write there, one JSON object a line, the oldest first"
+            )
         if name == "verify":
             command.add_argument("--head", help="what an earlier verification printed, kept elsewhere")
         elif name != "reembed":
@@ -133,7 +137,9 @@ def _log(args: argparse.Namespace) -> None:
             print(json.dumps(asdict(event), default=str))
         else:
             subject = f"{event.subject} v{event.version}" if event.subject else "-"
-            print(f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}")
+            print(
+                f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
+            )
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -141,7 +147,9 @@ def _verify(args: argparse.Namespace) -> int:
         found = memory.verify(args.head)
     for fault in found.faults:
         print(fault)
-    print(f"{found.events} events, {'as they were written' if found.sound else 'NOT as they were written'}, head {found.head}")
+    print(
+        f"{found.events} events, {'as they were written' if found.sound else 'NOT as they were written'}, head {found.head}"
+    )
     return 0 if found.sound else 1
 
 

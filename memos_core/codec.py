@@ -10,10 +10,13 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from .errors import InvalidArgument, SchemaMismatch
+from .governance import readers_of
 from .types import (
     SCHEMA,
     Access,
@@ -62,18 +65,43 @@ def decode(text: str, passage: str | None, usage: Usage = Usage()) -> MemCube:
     """The cube of a record and its passage. Raises SchemaMismatch for a record from the future."""
     r = _migrated(json.loads(text))
     origin, span = r["origin"], r.get("lifespan", {})
-    access = r["access"]
     return MemCube(
         id=r["id"], version=r["version"], kind=Kind(r["kind"]), state=State(r["state"]),
         namespace=tuple(r["namespace"]), payload=_read_payload(r.get("payload"), passage), key=r.get("key"),
         origin=Origin(**{**origin, "kind": SourceKind(origin["kind"]), "stored_at": _read_time(origin["stored_at"]),
                          "occurred_at": _maybe_time(origin.get("occurred_at"))}),
-        access=Access(access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ()))),
+        access=_read_access(r["access"]),
         lifespan=_read_lifespan(span), usage=usage,
         created_at=_read_time(r["created_at"]), updated_at=_read_time(r["updated_at"]),
         semantic_type=r.get("semantic_type"), tags=tuple(r.get("tags", ())), attributes=r.get("attributes", {}),
         priority=r.get("priority", 0.5), sensitivity=tuple(r.get("sensitivity", ())),
         lineage=tuple(Link(*link) for link in r.get("lineage", ())),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What must be known of a memory to remove it: `seq` is its last write, `sources` what it was made from, `digest` the SHA-256 of its
+    record and its words."""
+
+    id: str
+    version: int
+    seq: int
+    kind: str
+    state: str
+    owner: str
+    readers: frozenset[str]
+    sources: tuple[str, ...]
+    digest: str
+
+
+def outline(record: str, passage: str | None, seq: int) -> Outline:
+    """The outline of a record, of which no cube is made."""
+    r = _migrated(json.loads(record))
+    return Outline(
+        r["id"], r["version"], seq, r["kind"], r["state"], r["access"]["owner"], readers_of(_read_access(r["access"])),
+        tuple(id for id, _, relation in r.get("lineage", ()) if relation != "supersedes"),
+        sha256(f"{record}\0{passage or ''}".encode()).hexdigest(),
     )  # fmt: skip
 
 
@@ -151,6 +179,10 @@ def _plain(part: Origin | Lifespan) -> Record:
 def _access(access: Access) -> Record:
     listed = {"readers": sorted(access.readers), "writers": sorted(access.writers)}
     return {"owner": access.owner, **{k: v for k, v in listed.items() if v}}
+
+
+def _read_access(access: Record) -> Access:
+    return Access(access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ())))
 
 
 def _read_lifespan(span: Record) -> Lifespan:

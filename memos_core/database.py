@@ -39,8 +39,16 @@ from .types import Policy
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction is tried against writers
-EVENT_INDEXES = {"subject": BTree(), "at": BTree(), "readers": LabelList()}
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
+_VECTORS = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
+TABLES = ("history", "events", "usage", "rules", "meta")
+"""Beside the cubes."""
+_INDEXES: dict[str, dict[str, Any]] = {
+    "cubes": {**{c: BTree() for c in ("id", "seq", "namespace", "place")}, "readers": LabelList(), "state": Bitmap(), "text": _WORDS},
+    "history": {"id": BTree()},
+    "events": {"subject": BTree(), "at": BTree(), "readers": LabelList()},
+    "usage": {"id": BTree()},
+}  # fmt: skip
 
 
 class Database:
@@ -104,14 +112,20 @@ class Database:
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
-        trees = {c: BTree() for c in ("id", "seq", "namespace", "place")}
-        _index(table, {**trees, "readers": LabelList(), "state": Bitmap(), "text": _WORDS})
+        _index(table, _INDEXES["cubes"])
 
-    def rewrite(self, name: str, rows: pa.Table, indexes: dict[str, Any]) -> None:
+    def ensure(self, name: str, schema: pa.Schema) -> None:
+        """Make a table without indexes, unless it is there."""
+        if name not in self._names():
+            with self.writing(), self.guarded(name):
+                self._db.create_table(name, schema=schema, exist_ok=True)
+                self.committed(name)
+
+    def rewrite(self, name: str, rows: pa.Table) -> None:
         """Put other rows, of another schema, in the place of all that a table holds, in one commit. The caller holds `writing()`."""
         with self.guarded(name):
             self._tables[name] = self._db.create_table(name, data=rows, mode="overwrite")
-            _index(self._tables[name], indexes)
+            _index(self._tables[name], _INDEXES[name])
             self.committed(name)
 
     def drop(self, name: str) -> None:
@@ -130,16 +144,15 @@ class Database:
         return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest) -> None:
-        if strangers := [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith((".lance", "audit.head"))]:
+        if strangers := [
+            p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith((".lance", "audit.head"))
+        ]:
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
             raise Damaged(f"{self.path}/meta.lance is missing, though there are memories beside it")
-        past = self._db.create_table("history", schema=PAST, exist_ok=True)
-        _index(past, {"id": BTree()})
-        events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
-        _index(events, EVENT_INDEXES)
-        _index(self._db.create_table("usage", schema=USAGE, exist_ok=True), {"id": BTree()})
+        for name, schema in (("history", PAST), ("events", EVENTS), ("usage", USAGE)):
+            _index(self._db.create_table(name, schema=schema, exist_ok=True), _INDEXES[name])
         # last, and complete from the first moment: a store exists when its manifest does
         row = pa.Table.from_pylist([{"key": "manifest", "value": signed(manifest)}], schema=META)
         self._db.create_table("meta", data=row)
@@ -212,13 +225,47 @@ class Database:
         try:
             with lock:
                 self._commits = self._rows = 0
-                for name in (self.manifest.cubes, "history", "events", "usage", "meta"):
+                for name in (self.manifest.cubes, *TABLES):
                     with self.guarded(name):
                         self._optimize(name)
                 self._train()
                 return True
         except Timeout:
             return False
+
+    def purge(self) -> None:
+        """Write every table from which rows go, and its indexes, anew, and remove all older files, also those of killed writers.
+        Requests under way in other processes are answered from the new files. Raises StoreUnavailable after `Policy.lock_seconds`."""
+        try:
+            with FileLock(Path(self.path) / ".compact.lock", timeout=self.policy.lock_seconds), self.writing():
+                self._commits = self._rows = 0
+                for name in (self.manifest.cubes, *TABLES):
+                    with self.guarded(name):
+                        if name not in ("events", "meta"):  # of these nothing is ever removed
+                            self._write_anew(name)
+                        self.table(name).optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+                        self.committed(name)
+                for left in Path(self.path).glob("*.lance/**/*.tmp*"):
+                    left.unlink(missing_ok=True)
+        except Timeout:
+            raise StoreUnavailable(
+                f"{self.path} has been compacted for {self.policy.lock_seconds} s by another process"
+            ) from None
+
+    def _write_anew(self, name: str) -> None:
+        """Rows that were removed stay in their file, and their words in the index, while the rest of it is in use: so nothing of it
+        may stay in use. Rows are written by an update that changes nothing, so that searches of others go on meanwhile."""
+        table, indexes = (
+            self.table(name),
+            _INDEXES["cubes" if name == self.manifest.cubes else name] if name != "rules" else {},
+        )
+        column = table.schema.names[0]
+        if table.count_rows():
+            table.update(values_sql={column: column})
+        for column, config in indexes.items():
+            table.create_index(column, config=config, replace=True)
+        if any("vector" in index.columns for index in table.list_indices()):
+            table.create_index("vector", config=_VECTORS, name="vector_idx", replace=True)
 
     def _optimize(self, name: str) -> None:
         for attempt in range(_TRIES):
@@ -238,9 +285,8 @@ class Database:
         to the partitions that the first ones made."""
         rows = self.cubes.count_rows("vector_checksum IS NOT NULL")  # what is only found by name has no vector
         if rows >= self.policy.index_from and rows >= 2 * self.manifest.trained:
-            config = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
             with self.guarded(self.manifest.cubes):
-                self.cubes.create_index("vector", config=config, name="vector_idx", replace=True)
+                self.cubes.create_index("vector", config=_VECTORS, name="vector_idx", replace=True)
                 self.committed(self.manifest.cubes)
             self.write_manifest(replace(self.manifest, trained=rows))
 

@@ -46,8 +46,13 @@ def require_write(actor: str, cube: MemCube) -> None:
 def require_owner(actor: str, cube: MemCube) -> None:
     """Like `require_write`, for what only the owner may do: delete, share, freeze, archive."""
     require_read(actor, cube)
-    if actor != cube.access.owner:
-        raise AccessDenied(f"only the owner of memory {cube.id} may do this, and {actor!r} is not")
+    require_owned(actor, cube.id, cube.access.owner)
+
+
+def require_owned(actor: str, id: str, owner: str) -> None:
+    """Raise AccessDenied for a memory that the actor may read and that is another's."""
+    if actor != owner:
+        raise AccessDenied(f"only the owner of memory {id} may do this, and {actor!r} is not")
 
 
 def derived_access(actor: str, sources: Iterable[Access]) -> Access:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lancedb.query import ColumnOrdering
 
 from . import audit, filters
 from .audit import Audit, Head, Told
-from .database import EVENT_INDEXES, Database
+from .database import Database
 from .errors import Damaged, StoreUnavailable
 from .tables import EVENTS
 from .types import Event
@@ -53,7 +53,15 @@ class Ledger:
                 known = self._read_head()
                 head = self._head(known)
                 if known is None:  # the log itself says from now on that it may have lost its end
-                    lost = replace(events[0], id=str(uuid.uuid4()), verb="audit", subject=None, version=None, outcome="failed", detail=_LOST)
+                    lost = replace(
+                        events[0],
+                        id=str(uuid.uuid4()),
+                        verb="audit",
+                        subject=None,
+                        version=None,
+                        outcome="failed",
+                        detail=_LOST,
+                    )
                     events, readers, seqs = [lost, *events], [(), *readers], [None, *(seqs or [None] * len(events))]
                 told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
                 self._db.table("events").add(_table(told))
@@ -63,7 +71,9 @@ class Ledger:
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
         order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
-        where = filters.all_of(where, "outcome != ''")  # always true: Lance 13 cannot plan an ordered query that an index answers
+        where = filters.all_of(
+            where, "outcome != ''"
+        )  # always true: Lance 13 cannot plan an ordered query that an index answers
         query = self._db.table("events").search().where(where).select([*_EVENT, "checksum"]).order_by(order)
         with self._db.guarded("events"):
             rows = query.limit(limit).to_arrow().to_pylist()
@@ -81,6 +91,14 @@ class Ledger:
         with self._db.guarded("events"):
             found = query.limit(_ALL).to_arrow()
         return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
+
+    def about(self, ids: Collection[str], where: str) -> list[Event]:
+        """Events that a condition holds for, of those about these memories, the oldest first."""
+        return [one.event for one in self._stored(where) if one.event.subject in ids]
+
+    def head(self) -> str:
+        """Where the chain ends, as text."""
+        return str(self._read_head() or Head())
 
     def verify(self, expected: str | None = None) -> Audit:
         """Hold every stored event against its link; see `audit.examined`. Writes nothing."""
@@ -139,7 +157,7 @@ class Ledger:
             rows = sorted(table.search().limit(_ALL).to_arrow().to_pylist(), key=lambda r: (r["at"], r["number"] or 0))
             events = [Event(**{n: r[n] for n in _EVENT}) for r in rows]
             told, head = audit.chained(events, [r["readers"] or () for r in rows], [r["seq"] for r in rows], Head())
-            self._db.rewrite("events", _table(told), EVENT_INDEXES)
+            self._db.rewrite("events", _table(told))
             self._write_head(head)
 
 

@@ -11,7 +11,7 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Literal
@@ -92,18 +92,6 @@ def refined(old: MemCube, said: MemCube, now: datetime) -> MemCube:
     _require_unfrozen(old)
     links = dict.fromkeys((*old.lineage, *said.lineage))
     return _next(replace(old, payload=said.payload, origin=said.origin, lineage=tuple(links)), now)
-
-
-def require_deletable(asked: Iterable[MemCube], derived: Iterable[MemCube]) -> None:
-    """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget. What others made of a memory does not
-    hold it: they were lent it."""
-    asked = list(asked)
-    owners = {cube.access.owner for cube in asked}
-    for cube in [*asked, *(c for c in derived if c.access.owner in owners)]:
-        if cube.state is State.FROZEN:
-            raise IllegalTransition(
-                f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from"
-            )
 
 
 def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:

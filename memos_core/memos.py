@@ -34,7 +34,6 @@ from .types import (
     Origin,
     Policy,
     Reader,
-    Receipt,
     SourceKind,
     State,
     Stats,
@@ -48,7 +47,6 @@ from .validate import (
     checked_actors,
     checked_end,
     checked_id,
-    checked_ids,
     checked_namespace,
     checked_number,
     checked_policy,
@@ -251,30 +249,6 @@ class MemOS(Forms, Trust):
         return self._change(
             id, actor, "unfreeze", governance.require_owner, lambda c: lifecycle.unfreeze(c, self._clock())
         )
-
-    def delete(self, ids_or_namespace: str | Iterable[str] | tuple[str, ...], *, actor: str | None = None) -> Receipt:
-        """Remove memories with all their versions, and whatever was derived from them, before it returns.
-
-        Args:
-            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
-
-        Raises:
-            NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
-        """
-        who, now = self._who(actor), self._clock()
-        with self._vault.writing():
-            if isinstance(ids_or_namespace, tuple):
-                where = filters.all_of(
-                    filters.under(checked_namespace(ids_or_namespace)), f"owner = {filters.literal(who)}"
-                )
-                rows = self._vault.rows(where)
-            else:
-                rows = self._writer.readable_rows(checked_ids(ids_or_namespace), who)
-            for row in rows:
-                governance.require_owner(who, row.cube)
-            derived, versions = self._writer.remove(rows, who, now)
-        self._upkeep.after_write()
-        return Receipt(who, now, tuple(r.cube.id for r in rows), tuple(c.id for c in derived), versions)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,9 @@ EVENTS = pa.schema([
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
+RULES = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("value", pa.string()), pa.field("checksum", pa.int64())]
+)
 USAGE = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
 ])  # fmt: skip
@@ -150,6 +153,14 @@ def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
         seq = columns["seq"][i] if "seq" in columns else 0
         rows.append(Row(codec.decode(record, text), seq, vectors[i]))
     return rows
+
+
+def outlines(found: pa.Table, path: str) -> list[codec.Outline]:
+    """The same of a query for record, text, checksum and seq, without cubes."""
+    columns, _ = _checked(found, 0, path)
+    return [
+        codec.outline(*one) for one in zip(columns["record"], columns["text"], columns["seq"], strict=True)
+    ]  # fmt: skip
 
 
 def candidates(found: pa.Table, dimension: int, path: str) -> list[Candidate]:

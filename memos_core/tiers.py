@@ -177,8 +177,7 @@ class Tiers:
     def sweep(self) -> int:
         """Remove blobs that no memory needs: what a killed process left, and what was made from words that changed since."""
         with self._vault.writing():
-            needed = self._vault.rows(filters.all_of("kind != 'plaintext'", filters.in_states(lifecycle.SEARCHED)))
-            return self._blobs.sweep(r.cube.payload.blob for r in needed if not isinstance(r.cube.payload, Text))
+            return self._writer.forgetting.sweep_blobs()
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         """The header of what is derived from memories, before its payload is made."""

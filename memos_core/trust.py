@@ -2,15 +2,92 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from . import filters, governance
 from .audit import Audit
-from .validate import checked_word
+from .codec import Outline
+from .errors import NotFound
+from .types import Receipt
+from .upkeep import Upkeep
+from .validate import checked_ids, checked_namespace, checked_word
 from .vault import Vault
+from .writing import Writer
 
 
 class Trust:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
+    _clock: Callable[[], datetime]
+    _upkeep: Upkeep
     _vault: Vault
+    _writer: Writer
+
+    if TYPE_CHECKING:
+
+        def _who(self, actor: str | None) -> str: ...
+
+    # --- forgetting ------------------------------------------------------------------------------------------------------
+
+    def delete(
+        self,
+        ids_or_namespace: str | Iterable[str] | tuple[str, ...],
+        *,
+        filter: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> Receipt:
+        """Remove memories with all their versions, and whatever was derived from them, before it returns. Killed in the middle, the
+        next opening finishes it; nobody ever sees half of it. The words are out of the files after `purge`, or after some time.
+
+        Args:
+            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
+            filter: of a namespace, only what these conditions hold for (see `filters.matching`); with it, () is every namespace.
+
+        Raises:
+            NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
+        """
+        who, now = self._who(actor), self._clock()
+        if not isinstance(ids_or_namespace, tuple):
+            ids = list(dict.fromkeys(checked_ids(ids_or_namespace)))
+            return self._forgotten(who, now, lambda: self._owned_outlines(ids, who, now))
+        where = filters.all_of(
+            filters.under(checked_namespace(ids_or_namespace, root=filter is not None)),
+            f"owner = {filters.literal(who)}",
+            filters.matching(filter),
+        )
+        return self._forgotten(who, now, lambda: self._vault.outlines(where))
+
+    def forget(self, *, actor: str | None = None) -> Receipt:
+        """Remove all that an actor owns, in every namespace, as `delete` does. The log keeps that there was something, and who did what."""
+        who, now = self._who(actor), self._clock()
+        return self._forgotten(who, now, lambda: self._vault.outlines(f"owner = {filters.literal(who)}"))
+
+    def purge(self) -> None:
+        """Write the store's files anew, so that none holds a word of what was deleted: data, indexes, old versions, what killed
+        processes left. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump of the store is not
+        reached: a receipt's `handed_out` names the dumps."""
+        self._writer.forgetting.purge()
+
+    def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:
+        with self._vault.writing():
+            gone = self._writer.forgetting.remove(find(), who, now)
+            head = self._vault.ledger.head()
+        self._upkeep.after_write()
+        return Receipt(who, now, gone.ids, gone.derived, gone.versions, gone.blobs, gone.hashes, gone.handed_out, head)
+
+    def _owned_outlines(self, ids: Sequence[str], who: str, now: datetime) -> list[Outline]:
+        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), filters.current(now))
+        found = {o.id: o for o in self._vault.outlines(where)}
+        for id in ids:
+            if id not in found:
+                raise NotFound(f"no memory {id!r}")
+        for id in ids:
+            governance.require_owned(who, id, found[id].owner)
+        return [found[id] for id in ids]
+
+    # --- proof -----------------------------------------------------------------------------------------------------------
 
     def verify(self, head: str | None = None) -> Audit:
         """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named.

@@ -251,13 +251,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a deletion removed: `ids` asked for, `derived` that fell with them, and how many stored versions went."""
+    """What a deletion removed: `ids` asked for, `derived` that fell with them, how many stored versions and blobs went.
+
+    hashes: the SHA-256 of what each said when it went, of `ids` and then of `derived`. handed_out: dumps in which some of it left the
+    store before, which no deletion reaches. head: of the log's chain after it, see `MemOS.verify`.
+    """
 
     actor: str
     at: datetime
     ids: tuple[str, ...]
     derived: tuple[str, ...]
     versions: int
+    blobs: int = 0
+    hashes: tuple[str, ...] = ()
+    handed_out: tuple[str, ...] = ()
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,11 @@ class Upkeep:
                     raise Damaged(
                         f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
                     )
-        since = now - _RECENT
-        if not self._untold(since) and not self._undone(since):
+        since, forgetting = now - _RECENT, self._writer.forgetting
+        if not self._untold(since) and not self._undone(since) and not forgetting.is_begun:
             return
         with self._vault.writing():  # nobody is between the two now
-            if undone := self._undone(since):
-                rows = self._vault.by_ids(undone)
-                self._vault.remove(undone)
-                self._writer.drop_payloads([r.cube for r in rows])
+            forgetting.finish(self._undone(since))
             for row in self._vault.by_ids(self._untold(since)):
                 verb = "add" if row.cube.version == 1 else "update"
                 owner = row.cube.access.owner
@@ -67,7 +64,7 @@ class Upkeep:
         """Memories whose deletion was recorded since a time and not carried out. One that was made anew under its old id
         since then is another write, and stays."""
         told = self._vault.told(f"verb = 'delete' AND at >= {filters.literal(since)}", "seq")
-        return [r.cube.id for r in self._vault.by_ids(sorted({id for id, _ in told})) if (r.cube.id, r.seq) in told]
+        return [id for id, seq in self._vault.written_as(sorted({id for id, _ in told})) if (id, seq) in told]
 
     def _lost(self) -> list[str]:
         """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance fell

@@ -22,11 +22,13 @@ import pyarrow as pa
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters
+from .codec import Outline
 from .database import Database
 from .errors import Conflict
 from .ledger import Ledger
 from .manifest import Manifest
-from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, past
+from .rules import Rules
+from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, outlines, past
 from .types import Event, MemCube, Policy, Usage
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
@@ -51,7 +53,7 @@ class Vault:
     def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at `path`, or make one as `describe` says if there is nothing."""
         self.db = Database(path, policy, describe)
-        self.ledger = Ledger(self.db)
+        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.listener: Callable[[Change], None] = lambda change: None
 
     @property
@@ -93,6 +95,11 @@ class Vault:
             for some in _batches(ids, 1_000)
             for row in self.rows(filters.all_of(filters.one_of("id", some), where), vectors=vectors)
         ]
+
+    def outlines(self, where: str) -> list[Outline]:
+        """What must be known to remove them, of the memories that a condition holds for."""
+        query = self.db.cubes.search().where(where).select(["record", "text", "checksum", "seq"]).limit(ALL)
+        return outlines(self._arrow(query), self.path)
 
     def candidates(self, where: str, *, start: int = 0, limit: int = ALL) -> list[Candidate]:
         """Memories that a condition holds for, in stored order, as ranking needs them."""
@@ -226,14 +233,12 @@ class Vault:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts
         from that moment, and whoever opens the store finishes what a killed process began (`unfinished`)."""
         with self.writing(), self.db.guarded("cubes"):
-            for some in _batches(ids, 5_000):
-                before = self.revision()
-                self.db.cubes.delete(filters.one_of("id", some))
-                self.db.committed(self.manifest.cubes)
-                self._changed(before, removed=some)
+            before, these = self.revision(), filters.one_of("id", ids)
+            self.db.cubes.delete(these)  # in one commit, however many: a reader sees all of them or none
+            self.db.committed(self.manifest.cubes, len(ids))
+            self._changed(before, removed=ids)
             if self.db.table("usage").count_rows():
-                for some in _batches(ids, 5_000):
-                    self.db.table("usage").delete(filters.one_of("id", some))
+                self.db.table("usage").delete(these)
                 self.db.committed("usage")
             return self._remove_past(ids)
 
@@ -285,6 +290,14 @@ class Vault:
             found = query.limit(ALL).to_arrow()
         return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
 
+    def written_as(self, ids: Sequence[str]) -> list[tuple[str, int]]:
+        """Those of these memories that are there, each with the number of its last write."""
+        if not ids:
+            return []
+        with self.db.guarded("cubes"):
+            found = self.db.cubes.search().where(filters.one_of("id", ids)).select(["id", "seq"]).limit(ALL).to_arrow()
+        return list(zip(found["id"].to_pylist(), found["seq"].to_pylist(), strict=True))
+
     def told(self, where: str, column: str) -> set[tuple[str, int]]:
         """Subjects of events that a condition holds for, each with another column of the event."""
         return self.ledger.told(where, column)
@@ -329,15 +342,12 @@ class Vault:
         return rows
 
     def _remove_past(self, ids: Sequence[str]) -> int:
-        table, gone = self.db.table("history"), 0
-        for some in _batches(ids, 5_000):
-            where = filters.one_of("id", some)
-            if count := table.count_rows(where):
-                table.delete(where)
-                gone += count
-        if gone:
-            self.db.committed("history")
-        return gone
+        table = self.db.table("history")
+        if not ids or not (before := table.count_rows()):
+            return 0
+        table.delete(filters.one_of("id", ids))
+        self.db.committed("history")
+        return int(before - table.count_rows())
 
     def _changed(self, before: tuple[str, int], written: Sequence[Row] = (), removed: Sequence[str] = ()) -> None:
         """Tell the listener of a commit, if nobody else's came between."""
