@@ -243,7 +243,8 @@ class Database:
                     with self.guarded(name):
                         if name not in ("events", "meta"):  # of these nothing is ever removed
                             self._write_anew(name)
-                        self.table(name).optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+                        self.table(name).optimize()
+                        self.table(name).optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
                         self.committed(name)
                 for left in Path(self.path).glob("*.lance/**/*.tmp*"):
                     left.unlink(missing_ok=True)
