@@ -70,11 +70,13 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from .audit import Audit
     from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
+    from .grants import grant
     from .items import Items
     from .memos import MemOS
     from .model import LocalModel
@@ -99,6 +101,7 @@ __all__ = [
     "Answer",
     "AnswerReader",
     "AnswerStream",
+    "Audit",
     "Brief",
     "BrokenCall",
     "Conflict",
@@ -162,13 +165,14 @@ __all__ = [
     "Unsupported",
     "Usage",
     "checked_decoding",
+    "grant",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "read_answer": "toolcalls",
+    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

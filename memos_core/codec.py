@@ -178,11 +178,16 @@ def _plain(part: Origin | Lifespan) -> Record:
 
 def _access(access: Access) -> Record:
     listed = {"readers": sorted(access.readers), "writers": sorted(access.writers)}
-    return {"owner": access.owner, **{k: v for k, v in listed.items() if v}}
+    within = {} if access.within is None else {"within": sorted(access.within)}
+    return {"owner": access.owner, **{k: v for k, v in listed.items() if v}, **within}
 
 
 def _read_access(access: Record) -> Access:
-    return Access(access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ())))
+    within = access.get("within")
+    return Access(
+        access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ())),
+        None if within is None else frozenset(within),
+    )  # fmt: skip
 
 
 def _read_lifespan(span: Record) -> Lifespan:

@@ -16,6 +16,7 @@ from .codec import checked_attributes, checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .forms import Forms
+from .groups import Groups
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
@@ -125,6 +126,7 @@ class MemOS(Forms, Trust):
         except BaseException:
             self._vault.close()
             raise
+        self._groups = Groups(self._vault)
         self._working_set = WorkingSet(self._vault, policy)
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
@@ -177,12 +179,14 @@ class MemOS(Forms, Trust):
             InvalidArgument: nothing was written.
         """
         who, where = self._who(actor), checked_namespace(namespace)
+        shared = checked_access(access, str(who))
+        self._groups.require_known(shared.readers | shared.writers, who)
         turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
             origin=Origin(SourceKind.NOTE, stored_at=now, session=checked_word(session, "session"), source=checked_word(source, "source")),
-            access=checked_access(access, who), created_at=now, updated_at=now, key=checked_word(key, "key"),
+            access=shared, created_at=now, updated_at=now, key=checked_word(key, "key"),
             semantic_type=checked_word(semantic_type, "semantic_type"), tags=checked_tags(tags),
             attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=checked_end(ttl, now)),
         )  # fmt: skip
@@ -229,8 +233,13 @@ class MemOS(Forms, Trust):
     ) -> MemCube:
         """Say who else may read and who else may write, from now on: exactly these (`PUBLIC` for everybody). Owner only. What
         was made from the memory loses the readers that the memory loses."""
-        may_read, may_write = checked_actors(readers, "readers"), checked_actors(writers, "writers")
-        changed = self._writer.share(checked_id(id), self._who(actor), may_read, may_write)
+        who, may_read, may_write = (
+            self._who(actor),
+            checked_actors(readers, "readers"),
+            checked_actors(writers, "writers"),
+        )
+        self._groups.require_known(may_read | may_write, who)
+        changed = self._writer.share(checked_id(id), who, may_read, may_write)
         self._upkeep.after_write()
         return changed
 
@@ -282,7 +291,7 @@ class MemOS(Forms, Trust):
         narrowed = (
             filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
         )
-        scope = Scope(who, checked_namespace(namespace, root=True))
+        scope = Scope.of(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
         question = Question(
@@ -381,7 +390,7 @@ class MemOS(Forms, Trust):
     # --- below the verbs ---------------------------------------------------------------------------------------------
 
     def _who(self, actor: str | None) -> str:
-        return self._actor if actor is None else checked_actor(actor)
+        return self._groups.caller(self._actor if actor is None else actor)
 
     def _require_open(self) -> None:
         if self.closed:

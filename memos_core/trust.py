@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,9 @@ from . import filters, governance
 from .audit import Audit
 from .codec import Outline
 from .errors import NotFound
-from .types import Receipt
+from .grants import Context
+from .groups import Groups, acting
+from .types import Event, Receipt
 from .upkeep import Upkeep
 from .validate import checked_ids, checked_namespace, checked_word
 from .vault import Vault
@@ -21,6 +25,7 @@ class Trust:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
     _clock: Callable[[], datetime]
+    _groups: Groups
     _upkeep: Upkeep
     _vault: Vault
     _writer: Writer
@@ -28,6 +33,37 @@ class Trust:
     if TYPE_CHECKING:
 
         def _who(self, actor: str | None) -> str: ...
+
+    # --- who acts --------------------------------------------------------------------------------------------------------
+
+    def acting(
+        self, *, purpose: str | None = None, tool: str | None = None, agent: str | None = None
+    ) -> AbstractContextManager[None]:
+        """What is asked for in the block is asked for in this calling context, in this thread or task: rights that were given for it
+        (`grant`) hold there. It is the word of the program that calls, as the actor is.
+
+        Example:
+            >>> with memory.acting(purpose="support"):                                      # doctest: +SKIP
+            ...     memory.search("open tickets", actor="support-bot")
+        """
+        said = (checked_word(purpose, "purpose"), checked_word(tool, "tool"), checked_word(agent, "agent"))
+        return acting(Context(*said))
+
+    def group(self, name: str, members: Iterable[str], *, actor: str | None = None) -> frozenset[str]:
+        """Say who is in a group, from now on: exactly these. "group:NAME" is then a reader or writer like an actor, and whoever is
+        taken out of it loses at once what the group may read, with all that was derived from it.
+
+        Whoever names a group first owns it. Raises AccessDenied for others."""
+        who, now = self._who(actor), self._clock()
+        with self._vault.writing():
+            wanted = self._groups.put(name, members, who)
+            told = Event(str(uuid.uuid4()), now, who, "group", detail=f"{name}: {len(wanted)} members")
+            self._vault.record([told], [wanted])
+        return wanted
+
+    def members(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Who is in a group. Raises NotFound for those who are neither in it nor its owner."""
+        return self._groups.members(name, self._who(actor))
 
     # --- forgetting ------------------------------------------------------------------------------------------------------
 

@@ -128,11 +128,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may do what. The owner may do everything; writers also read. `PUBLIC` stands for everybody."""
+    """Who may do what. The owner may do everything; writers also read. A reader or writer is an actor, "group:NAME", `PUBLIC` for
+    everybody, or one of these in a calling context (`grant`).
+
+    within: grants of which one must hold besides, for the owner too: of a memory that its owner made from memories which he may read
+    only in a group or a context.
+    """
 
     owner: str
     readers: frozenset[str] = frozenset()
     writers: frozenset[str] = frozenset()
+    within: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

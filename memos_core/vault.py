@@ -25,12 +25,15 @@ from . import filters
 from .codec import Outline
 from .database import Database
 from .errors import Conflict
+from .governance import readers_of
+from .grants import JOINED
 from .ledger import Ledger
 from .manifest import Manifest
 from .rules import Rules
 from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, outlines, past
 from .types import Event, MemCube, Policy, Usage
 
+GRANT = "grant:"  # under this, a rule for each grant of several conditions that is in use
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
 _READ = ["id", "version", "seq", "text", "record", "checksum"]
@@ -216,6 +219,7 @@ class Vault:
         ]
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
+        self._use({one for cube in new for one in readers_of(cube.access) if one.startswith(JOINED)})
         before = self.revision()
         seq = before[1] + 1
         with self.db.guarded("cubes"):
@@ -228,6 +232,11 @@ class Vault:
                 merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
         self.db.committed(self.manifest.cubes, len(new) - known or 1)
         self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
+
+    def _use(self, joined: set[str]) -> None:
+        """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""
+        if joined and (new := joined - self.rules.under(GRANT).keys()):
+            self.rules.put({GRANT + one: True for one in new})
 
     def remove(self, ids: Sequence[str]) -> int:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts

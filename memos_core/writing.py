@@ -214,7 +214,7 @@ class Writer:
             [row] = self._vault.by_ids([outline.id])
             cube = row.cube
             sources = [s.access for s in self._sources(cube)]
-            if not all(governance.may_read(cube.access.owner, s) for s in sources):
+            if not all(governance.could_read(cube.access.owner, s) for s in sources):
                 removed = self.forgetting.remove(
                     [outline], who, now, held=False
                 )  # its owner lost what it was made from

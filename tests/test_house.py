@@ -20,13 +20,13 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 
 RECORDS = {"types", "errors"}
 PURE = {
-    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "audit", "codec", "validate", "placement", "brief", "manifest",
+    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "audit", "grants", "codec", "validate", "placement", "brief", "manifest",
     "chain", "toolcalls",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database", "ledger"}, "pyarrow": {"vault", "database", "tables", "ledger"}, "torch": {"curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database", "ledger"}, "pyarrow": {"vault", "database", "tables", "ledger", "rules"}, "torch": {"curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
     "filelock": {"database", "reembed"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
     "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
 }  # fmt: skip
@@ -165,6 +165,7 @@ def test_exports_are_these() -> None:
             "Answer",
             "AnswerReader",
             "AnswerStream",
+            "Audit",
             "Brief",
             "BrokenCall",
             "Conflict",
@@ -229,6 +230,7 @@ def test_exports_are_these() -> None:
             "Unsupported",
             "Usage",
             "checked_decoding",
+            "grant",
             "read_answer",
         ]
     )
