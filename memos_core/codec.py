@@ -194,6 +194,7 @@ def _read_lifespan(span: Record) -> Lifespan:
     half_life, ttl, frozen = span.get("half_life"), span.get("ttl"), span.get("frozen_from")
     return Lifespan(
         expires_at=_maybe_time(span.get("expires_at")),
+        kept_until=_maybe_time(span.get("kept_until")),
         ttl=None if ttl is None else timedelta(seconds=ttl),
         valid_until=_maybe_time(span.get("valid_until")),
         half_life=None if half_life is None else timedelta(seconds=half_life),

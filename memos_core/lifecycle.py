@@ -38,7 +38,7 @@ def has_expired(cube: MemCube, now: datetime) -> bool:
     """Whether its time is over, also before anybody swept it. A frozen memory does not expire (legal hold)."""
     if cube.state is State.FROZEN:
         return False
-    return cube.state is State.EXPIRED or (cube.lifespan.expires_at is not None and cube.lifespan.expires_at <= now)
+    return cube.state is State.EXPIRED or ((end := cube.lifespan.ends_at) is not None and end <= now)
 
 
 def is_passage(cube: MemCube) -> bool:

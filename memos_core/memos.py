@@ -190,6 +190,7 @@ class MemOS(Forms, Trust):
             semantic_type=checked_word(semantic_type, "semantic_type"), tags=checked_tags(tags),
             attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=checked_end(ttl, now)),
         )  # fmt: skip
+        draft = self._vault.retained(draft)
         if draft.key is not None:
             if len(turns) != 1:
                 raise InvalidArgument(f"key: names one memory, and content holds {len(turns)}")
@@ -362,7 +363,7 @@ class MemOS(Forms, Trust):
         source, compact the tables."""
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
-        expired = self._writer.expire(moment)
+        expired = self._remove_overdue(moment) + self._writer.expire(moment)
         self._upkeep.sweep()
         self._tiers.sweep()
         if self._model is not None:

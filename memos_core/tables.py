@@ -98,7 +98,7 @@ class Candidate:
         cube = row.cube
         return cls(
             cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
-            cube.state.value, cube.lifespan.expires_at, row.vector, cube,
+            cube.state.value, cube.lifespan.ends_at, row.vector, cube,
         )  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict
         "key": cube.key, "session": origin.session, "place": place(cube), "position": origin.position, "message_id": origin.message_id,
         "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
         "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
-        "expires_at": cube.lifespan.expires_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
+        "expires_at": cube.lifespan.ends_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
         "vector_checksum": _vector_checksum(vector), "priority": cube.priority,
     }  # fmt: skip
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from . import filters, governance
+from . import filters, governance, retention
 from .audit import Audit
 from .codec import Outline
-from .errors import NotFound
+from .errors import IllegalTransition, NotFound
 from .grants import Context
 from .groups import Groups, acting
-from .types import Event, Receipt
+from .types import Event, Namespace, Receipt
 from .upkeep import Upkeep
-from .validate import checked_ids, checked_namespace, checked_word
+from .validate import checked_end, checked_ids, checked_namespace, checked_word
 from .vault import Vault
 from .writing import Writer
 
@@ -122,6 +122,61 @@ class Trust:
         for id in ids:
             governance.require_owned(who, id, found[id].owner)
         return [found[id] for id in ids]
+
+    # --- how long --------------------------------------------------------------------------------------------------------
+
+    def retain(self, namespace: Sequence[str], span: timedelta | float | None, *, actor: str | None = None) -> None:
+        """Keep what the actor owns at or below a namespace for so long after it was handed in, from now on and also what is there:
+        then it is not returned any more, and `tick` removes it as `delete` does. What is frozen stays.
+
+        Args:
+            namespace: () is everything.
+            span: a timedelta or seconds; None takes the rule back. Of several rules the shortest counts.
+        """
+        who, where, now = self._who(actor), checked_namespace(namespace, root=True), self._clock()
+        end = checked_end(span, now)
+        name = retention.rule(who, where)
+        with self._vault.writing():
+            rules = {n: s for n, s in self._vault.rules.under(retention.RULE).items() if retention.RULE + n != name}
+            if end is not None:
+                rules[name.removeprefix(retention.RULE)] = (end - now).total_seconds()
+            mine = filters.all_of(f"owner = {filters.literal(str(who))}", filters.under(where))
+            pairs = [(r.cube, retention.retained(r.cube, rules)) for r in self._vault.rows(mine)]
+            changed = [(old, new) for old, new in pairs if old is not new]
+            # first the memories, then the rule: killed between, too much is forgotten rather than too little
+            self._vault.renew([old for old, _ in changed], [new for _, new in changed], rules)
+            if end is None:
+                self._vault.rules.drop(name)
+            else:
+                self._vault.rules.put({name: rules[name.removeprefix(retention.RULE)]})
+            said = "no rule" if end is None else f"for {end - now}"
+            told = Event(str(uuid.uuid4()), now, who, "retain", detail=f"{'/'.join(where) or 'everything'}: {said}")
+            self._vault.record([told], [()])
+        self._upkeep.after_write()
+
+    def retention(self, *, actor: str | None = None) -> dict[Namespace, timedelta]:
+        """The actor's rules of `retain`, by namespace."""
+        return retention.rules_of(self._who(actor), self._vault.rules.under(retention.RULE))
+
+    def _remove_overdue(self, now: datetime) -> int:
+        """Remove what no retention rule lets stay; how many. What a legal hold on something made of it holds, waits for that."""
+        owners = {owner for (owner, *_) in map(filters.decode_namespace, self._vault.rules.under(retention.RULE))}
+        count = 0
+        with self._vault.writing():
+            for owner in sorted(owners):
+                lapsed = filters.all_of(f"owner = {filters.literal(owner)}", f"NOT ({filters.unexpired(now)})")
+                ids = [c.id for c in retention.overdue((r.cube for r in self._vault.rows(lapsed)), now)]
+                count += self._remove_unless_held(ids, owner, now)
+        return count
+
+    def _remove_unless_held(self, ids: Sequence[str], owner: str, now: datetime) -> int:
+        asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
+        try:
+            return len(self._writer.forgetting.remove(asked, owner, now, detail="retention").ids)
+        except IllegalTransition:
+            if len(ids) == 1:
+                return 0
+            return sum(self._remove_unless_held([id], owner, now) for id in ids)
 
     # --- proof -----------------------------------------------------------------------------------------------------------
 

@@ -146,7 +146,8 @@ class Lifespan:
     """How long a memory counts.
 
     It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
-    is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
+    is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed. `kept_until` is
+    what a retention rule of its owner makes of it.
     """
 
     expires_at: datetime | None = None
@@ -154,6 +155,13 @@ class Lifespan:
     half_life: timedelta | None = None
     frozen_from: State | None = None
     ttl: timedelta | None = None
+    kept_until: datetime | None = None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When its time is over: the earlier of its own end and that of the rule."""
+        ends = [end for end in (self.expires_at, self.kept_until) if end is not None]
+        return min(ends) if ends else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ that of a deletion, which comes first: opening the store adds those that a crash
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -29,6 +29,7 @@ from .governance import readers_of
 from .grants import JOINED
 from .ledger import Ledger
 from .manifest import Manifest
+from .retention import RULE, retained
 from .rules import Rules
 from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, outlines, past
 from .types import Event, MemCube, Policy, Usage
@@ -193,7 +194,7 @@ class Vault:
         no text keeps no vector."""
         if not new:
             return
-        known = [c for c in old if c is not None]
+        new, known = [self.retained(c) for c in new], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:
@@ -202,11 +203,13 @@ class Vault:
                 self.db.committed("history")
             self._commit(new, filled, known=len(known))
 
-    def renew(self, old: Sequence[MemCube], new: Sequence[MemCube]) -> None:
-        """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict."""
+    def renew(self, old: Sequence[MemCube], new: Sequence[MemCube], rules: Mapping[str, float] | None = None) -> None:
+        """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict.
+        rules: of retention, instead of those that are there."""
         if not new:
             return
         with self.writing():
+            new = [self.retained(c) if rules is None else retained(c, rules) for c in new]
             self._commit(new, self._filled(old, new, [None] * len(new)), known=len(old))
 
     def _filled(
@@ -232,6 +235,11 @@ class Vault:
                 merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
         self.db.committed(self.manifest.cubes, len(new) - known or 1)
         self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
+
+    def retained(self, cube: MemCube) -> MemCube:
+        """A memory that is kept no longer than its owner's rules say: as it is stored, whoever stores it."""
+        rules = self.rules.under(RULE)
+        return retained(cube, rules) if rules else cube
 
     def _use(self, joined: set[str]) -> None:
         """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""

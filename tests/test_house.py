@@ -20,7 +20,7 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 
 RECORDS = {"types", "errors"}
 PURE = {
-    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "audit", "grants", "codec", "validate", "placement", "brief", "manifest",
+    "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "audit", "grants", "retention", "codec", "validate", "placement", "brief", "manifest",
     "chain", "toolcalls",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
