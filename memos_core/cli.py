@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, help in (
         ("search", _search, "find memories"),
         ("log", _log, "who did what to which memory when"),
+        ("lifecycle", _lifecycle, "every state of a memory, and what leads from one to another"),
         ("verify", _verify, "hold the log against its chain of hashes"),
         ("stats", _stats, "what is in a store"),
         ("tick", _tick, "upkeep: expire, sweep, compact"),
@@ -63,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(run=run)
+        if name == "lifecycle":
+            continue
         command.add_argument("path", help="the store")
         if name == "search":
             command.add_argument("query")
@@ -140,6 +143,14 @@ def _log(args: argparse.Namespace) -> None:
             print(
                 f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
             )
+
+
+def _lifecycle(args: argparse.Namespace) -> None:
+    from .lifecycle import TRANSITIONS
+
+    for t in TRANSITIONS:
+        of = ", ".join(state or "(new)" for state in t.of)
+        print(f"{t.trigger}: {of} -> {t.to or '(gone)'}\n    {t.effect}")
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from . import filters, governance, lifecycle, reader
 from .adapters import AdapterTier
 from .blobs import Blobs
 from .codec import checked_attributes, checked_text
+from .duplicates import Duplicates
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .forms import Forms
@@ -134,6 +135,7 @@ class MemOS(Forms, Trust):
         self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
         self._model = model
         self._distillation = distillation
+        self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self.path, self.closed = self._vault.path, False
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from . import filters, governance, retention
 from .audit import Audit
 from .codec import Outline
-from .errors import IllegalTransition, NotFound
+from .duplicates import Duplicates
+from .errors import IllegalTransition, InvalidArgument, NotFound
 from .grants import Context
 from .groups import Groups, acting
-from .types import Event, Namespace, Receipt
+from .types import Event, MemCube, Namespace, Receipt
 from .upkeep import Upkeep
 from .validate import checked_end, checked_ids, checked_namespace, checked_word
 from .vault import Vault
@@ -25,6 +26,7 @@ class Trust:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
     _clock: Callable[[], datetime]
+    _duplicates: Duplicates
     _groups: Groups
     _upkeep: Upkeep
     _vault: Vault
@@ -122,6 +124,21 @@ class Trust:
         for id in ids:
             governance.require_owned(who, id, found[id].owner)
         return [found[id] for id in ids]
+
+    # --- said twice ------------------------------------------------------------------------------------------------------
+
+    def duplicates(
+        self, namespace: Sequence[str] = (), *, least: float = 0.9, actor: str | None = None
+    ) -> list[list[MemCube]]:
+        """Groups of the actor's own memories of text that say nearly the same, each proposed to `fuse`; nothing is changed.
+
+        Args:
+            namespace: at or below it, at most 20,000 memories.
+            least: of the cosine of two vectors, and of the share of words that two have in common, from which on they are near.
+        """
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 < least <= 1:
+            raise InvalidArgument(f"least: a number from 0 to 1 is needed, not {least!r}")
+        return self._duplicates.near(self._who(actor), checked_namespace(namespace, root=True), least)
 
     # --- how long --------------------------------------------------------------------------------------------------------
 
