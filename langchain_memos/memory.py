@@ -120,17 +120,6 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
 
     # --- hooks, each twice -------------------------------------------------------------------------------------------
 
-    def before_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """Refuse a run of nobody's before it costs anything; give the run a name."""
-        user_of(self._user_id, runtime)
-        return {"memos_run": _run_name()}
-
-    async def abefore_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
-        """`before_agent`, beside the event loop if it is a caller's code that says who the user is."""
-        if callable(self._user_id):
-            return await asyncio.to_thread(self.before_agent, state, runtime)
-        return self.before_agent(state, runtime)
-
     def wrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> Any:

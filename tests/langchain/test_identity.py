@@ -156,4 +156,4 @@ def test_the_write_node_asks_as_the_others_do(memory: MemOS) -> None:
 def test_a_server_that_knows_nobody_says_nobody(memory: MemOS) -> None:
     nobody = Runtime(server_info=ServerInfo(assistant_id="a", graph_id="g", user=None))
     with pytest.raises(InvalidArgument, match="user_id="):
-        MemOSMemory(memory).before_agent({"messages": []}, nobody)
+        MemOSMemory(memory).after_agent({"messages": []}, nobody)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -23,6 +24,15 @@ from tests.langchain.models import Model, calling, kept, model, texts, thread
 from tests.words import WordsEmbedder
 
 LATE = 0.050  # seconds by which nobody may keep the loop waiting
+
+
+@pytest.fixture(autouse=True)
+def nothing_old_to_collect() -> Iterator[None]:
+    """What other tests left behind is not walked through while the loop is watched."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Watched(WordsEmbedder):

@@ -518,11 +518,11 @@ def test_it_gets_along_with_other_middleware(memory: MemOS, ask: Any) -> None:
     assert "lemon" in llm.system()
 
 
-def test_importing_the_package_is_quick_and_loads_no_framework() -> None:
+def test_importing_the_package_loads_no_framework() -> None:
     code = (
-        "import time; start = time.perf_counter(); import langchain_memos, sys; took = time.perf_counter() - start; "
+        "import langchain_memos, sys; "
         "heavy = {'torch', 'langchain', 'langchain_core', 'llama_index', 'lancedb'} & set(sys.modules); "
-        "assert not heavy, heavy; assert took < 1, took; assert 'MemOSMemory' in dir(langchain_memos); "
+        "assert not heavy, heavy; assert 'MemOSMemory' in dir(langchain_memos); "
         "langchain_memos.MemOSMemory; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +18,15 @@ from memos_core import MemOS
 from tests.llamaindex.conftest import contents, texts
 from tests.llamaindex.llms import ChatModel
 from tests.words import WordsEmbedder
+
+
+@pytest.fixture(autouse=True)
+def nothing_old_to_collect() -> Iterator[None]:
+    """What other tests left behind is not walked through while the loop is watched."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Watched(WordsEmbedder):
