@@ -22,7 +22,7 @@ _LOG_OPTIONS = {
     "since": "from this time on (ISO 8601 with a timezone)",
     "until": "before this time",
 }
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "ttft")
+BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "trust", "ttft")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

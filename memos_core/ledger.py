@@ -64,9 +64,21 @@ class Ledger:
                     )
                     events, readers, seqs = [lost, *events], [(), *readers], [None, *(seqs or [None] * len(events))]
                 told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
-                self._db.table("events").add(_table(told))
+                self._db.table("events").add(self.rows(told))
                 self._db.committed("events")
                 self._write_head(head)
+
+    @staticmethod
+    def rows(told: Sequence[Told]) -> pa.Table:
+        """Events as rows of the table."""
+        columns: dict[str, list[Any]] = {n: [getattr(one.event, n) for one in told] for n in _EVENT}
+        columns |= {n: [getattr(one, n) for one in told] for n in ("readers", "seq", "number", "checksum", "link")}
+        return pa.table({f.name: pa.array(columns[f.name], f.type) for f in EVENTS}, schema=EVENTS)
+
+    def rewind(self) -> None:
+        """Say anew where the chain ends, as the table has it: what was told last was taken back. The caller holds `writing()`."""
+        stored = self._stored("true")
+        self._write_head(Head(stored[-1].number, stored[-1].link, len(stored)) if stored else Head())
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
@@ -157,11 +169,5 @@ class Ledger:
             rows = sorted(table.search().limit(_ALL).to_arrow().to_pylist(), key=lambda r: (r["at"], r["number"] or 0))
             events = [Event(**{n: r[n] for n in _EVENT}) for r in rows]
             told, head = audit.chained(events, [r["readers"] or () for r in rows], [r["seq"] for r in rows], Head())
-            self._db.rewrite("events", _table(told))
+            self._db.rewrite("events", self.rows(told))
             self._write_head(head)
-
-
-def _table(told: Sequence[Told]) -> pa.Table:
-    columns: dict[str, list[Any]] = {n: [getattr(one.event, n) for one in told] for n in _EVENT}
-    columns |= {n: [getattr(one, n) for one in told] for n in ("readers", "seq", "number", "checksum", "link")}
-    return pa.table({f.name: pa.array(columns[f.name], f.type) for f in EVENTS}, schema=EVENTS)
