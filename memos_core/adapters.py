@@ -206,7 +206,7 @@ class AdapterTier:
             name = f"elicited:{cube.id}:{_digest(one.question)}"
             draft = MemCube(
                 id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text), key=name,
-                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name),
+                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
                 access=governance.derived_access(who, [cube.access]), created_at=now, updated_at=now,
                 attributes={"question": one.question, "answer": one.answer, "confidence": round(one.confidence, 4), "agreed": one.agreed},
                 lineage=(Link(cube.id, cube.version),),
@@ -330,7 +330,7 @@ class AdapterTier:
         where, now = _common([c.namespace for c in sources]), self._clock()
         return MemCube(
             id=stable_id(who, where, "key", name), version=1, kind=Kind.PARAMETRIC, state=State.GENERATED, namespace=where, key=name,
-            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name),
+            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
             access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
             lineage=tuple(Link(c.id, c.version) for c in sources),
         )  # fmt: skip

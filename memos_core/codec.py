@@ -69,7 +69,7 @@ def decode(text: str, passage: str | None, usage: Usage = Usage()) -> MemCube:
         id=r["id"], version=r["version"], kind=Kind(r["kind"]), state=State(r["state"]),
         namespace=tuple(r["namespace"]), payload=_read_payload(r.get("payload"), passage), key=r.get("key"),
         origin=Origin(**{**origin, "kind": SourceKind(origin["kind"]), "stored_at": _read_time(origin["stored_at"]),
-                         "occurred_at": _maybe_time(origin.get("occurred_at"))}),
+                         "occurred_at": _maybe_time(origin.get("occurred_at")), "provenance": tuple(origin.get("provenance", ()))}),
         access=_read_access(r["access"]),
         lifespan=_read_lifespan(span), usage=usage,
         created_at=_read_time(r["created_at"]), updated_at=_read_time(r["updated_at"]),
@@ -171,7 +171,7 @@ def _plain(part: Origin | Lifespan) -> Record:
             value = _time(value)
         elif isinstance(value, timedelta):
             value = value.total_seconds()
-        if value is not None:
+        if value is not None and value != ():
             out[name] = value
     return out
 

@@ -13,7 +13,7 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
@@ -83,6 +83,11 @@ def has_expired(cube: MemCube, now: datetime) -> bool:
     if cube.state is State.FROZEN:
         return False
     return cube.state is State.EXPIRED or ((end := cube.lifespan.ends_at) is not None and end <= now)
+
+
+def provenance(sources: Iterable[MemCube]) -> tuple[str, ...]:
+    """Of what is made from memories: theirs, each once."""
+    return tuple(dict.fromkeys(id for cube in sources for id in cube.provenance))
 
 
 def is_passage(cube: MemCube) -> bool:
@@ -172,8 +177,15 @@ def fused(cube: MemCube, others: Sequence[MemCube], access: Access, now: datetim
     links = (*cube.lineage, *(Link(other.id, other.version, "merged") for other in others))
     tags = dict.fromkeys((*cube.tags, *(tag for other in others for tag in other.tags)))
     state = cube.state if cube.state is State.MERGED else _moved(cube, State.MERGED)
+    origin = replace(cube.origin, provenance=provenance([cube, *others]))
     new = replace(
-        cube, payload=Text(text), lineage=tuple(dict.fromkeys(links)), tags=tuple(tags), access=access, state=state
+        cube,
+        origin=origin,
+        payload=Text(text),
+        lineage=tuple(dict.fromkeys(links)),
+        tags=tuple(tags),
+        access=access,
+        state=state,
     )
     return _next(new, now)
 

@@ -185,7 +185,7 @@ class Tiers:
         return MemCube(
             id=stable_id(who, where, "key", name), version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where,
             key=name, payload=KVCache("", model.fingerprint, 0, 0),
-            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name),
+            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
             access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
             lineage=tuple(Link(c.id, c.version) for c in sources),
         )  # fmt: skip

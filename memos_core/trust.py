@@ -15,9 +15,10 @@ from .duplicates import Duplicates
 from .errors import IllegalTransition, InvalidArgument, NotFound
 from .grants import Context
 from .groups import Groups, acting
-from .types import Event, MemCube, Namespace, Receipt
+from .reader import aware
+from .types import Event, MemCube, Namespace, Receipt, State
 from .upkeep import Upkeep
-from .validate import checked_end, checked_ids, checked_namespace, checked_word
+from .validate import checked_end, checked_id, checked_ids, checked_namespace, checked_number, checked_word
 from .vault import Vault
 from .writing import Writer
 
@@ -124,6 +125,39 @@ class Trust:
         for id in ids:
             governance.require_owned(who, id, found[id].owner)
         return [found[id] for id in ids]
+
+    # --- where things are ------------------------------------------------------------------------------------------------
+
+    def follow(self, id: str, *, actor: str | None = None) -> list[MemCube]:
+        """All that was made from a memory, in any form and over any number of steps, as far as the actor may read it, itself first: what
+        carries its id as `provenance`."""
+        who = self._who(actor)
+        [cube] = self._writer.readable([checked_id(id)], who)
+        below = [outline.id for outline in self._writer.forgetting.descendants([cube.id])]
+        seen = filters.all_of(filters.readable_by(who), filters.current(self._clock()))
+        found = {row.cube.id: row.cube for row in self._vault.by_ids(below, seen)}
+        return [cube, *(found[one] for one in below if one in found)]
+
+    def archived(
+        self,
+        namespace: Sequence[str] = (),
+        *,
+        key: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int = 100,
+        actor: str | None = None,
+    ) -> list[MemCube]:
+        """Memories that were taken out of search, by their name or by when they happened ([since, until)), the newest first. `restore`
+        brings one back."""
+        where = filters.all_of(
+            filters.readable_by(self._who(actor)), filters.under(checked_namespace(namespace, root=True)),
+            filters.in_states([State.ARCHIVED]), filters.current(self._clock()),
+            filters.happened(aware(since, "since"), aware(until, "until")),
+            None if key is None else f"key = {filters.literal(checked_word(key, 'key') or '')}",
+        )  # fmt: skip
+        rows = self._vault.rows(where, limit=checked_number(limit, "limit"), order=("-happened_at", "id"))
+        return [row.cube for row in rows]
 
     # --- said twice ------------------------------------------------------------------------------------------------------
 

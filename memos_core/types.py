@@ -105,7 +105,7 @@ class Origin:
     `position` counts turns of one session from 0; an item, which has no session, has its place in the order of creation
     there. `occurred_at` is when the thing happened or was said, as told by the
     caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words. `digest` is the hash of the words as they were first
-    handed in.
+    handed in. `provenance` is of what was made from memories: see `MemCube.provenance`.
     """
 
     kind: SourceKind
@@ -119,6 +119,7 @@ class Origin:
     source: str | None = None
     model: str | None = None
     digest: str | None = None
+    provenance: tuple[str, ...] = ()
 
     @property
     def happened_at(self) -> datetime:
@@ -208,6 +209,12 @@ class MemCube:
     lifespan: Lifespan = Lifespan()
     usage: Usage = Usage()
     lineage: tuple[Link, ...] = ()
+
+    @property
+    def provenance(self) -> tuple[str, ...]:
+        """The ids of what was handed in and is in it: its own, or, of what was made from memories, those of theirs, over any number of
+        steps and in any form. They stay with it in a dump, too."""
+        return self.origin.provenance or (self.id,)
 
     @property
     def text(self) -> str:

@@ -127,7 +127,7 @@ class Writer:
         cube = replace(
             draft, id=str(uuid.uuid4()), payload=Text(said.text), access=access,
             origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=said.occurred_at, speaker=checked_word(statement.speaker, "speaker"),
-                          session=draft.origin.session, source=draft.origin.source, model=statement.model),
+                          session=draft.origin.session, source=draft.origin.source, model=statement.model, provenance=lifecycle.provenance(sources)),
             created_at=now, updated_at=now, semantic_type=checked_word(statement.semantic_type, "semantic_type"), tags=checked_tags(statement.tags),
             attributes=checked_attributes(statement.attributes), lineage=statement.parents,
         )  # fmt: skip

@@ -23,6 +23,14 @@ SAYS = {
         "LangChain:  I was told: - [",
         "user: The spare key is under the blue pot.",
     ],
+    "share_and_audit.py": [
+        "mia, no purpose said: ['Mrs Okafor",
+        "ticket-bot, marketing: nothing\nticket-bot, support: ['Mrs Okafor",
+        "mia, no purpose said: nothing",
+        "files that still hold it: 0",
+        "sound: True, and it goes on",
+        "shop delete version 1",
+    ],
     "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
 }
 NEEDS = {"llamaindex_chat.py": ["llama_index.core"], "two_frameworks_one_memory.py": ["llama_index.core", "langchain"]}

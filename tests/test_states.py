@@ -25,6 +25,7 @@ from memos_core import (
 from memos_core import lifecycle as rules
 from memos_core.cli import main
 from tests.conftest import Clock
+from tests.test_forgetting import keep_tensors
 from tests.words import WordsEmbedder
 
 HOUR = timedelta(hours=1)
@@ -228,3 +229,33 @@ def test_only_ones_own_text_is_fused_and_nothing_that_is_frozen(memory: MemOS) -
         with pytest.raises(IllegalTransition):
             memory.fuse(ids)
     assert memory.get(one.id).version == 1
+
+
+# --- found again -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_archived_is_found_by_its_name_and_its_window_and_comes_back(memory: MemOS) -> None:
+    [june] = memory.add("tea in June", key="june", occurred_at="2025-06-01T00:00:00Z", namespace=("a",))
+    [may] = memory.add("tea in May", occurred_at="2025-05-01T00:00:00Z", namespace=("a", "b"))
+    memory.add("tea today", namespace=("a",))
+    for cube in (june, may):
+        memory.archive(cube.id)
+    assert [c.id for c in memory.archived()] == [june.id, may.id]
+    assert [c.id for c in memory.archived(key="june")] == [june.id]
+    assert [c.id for c in memory.archived(until="2025-05-15T00:00:00Z")] == [may.id]
+    assert [c.id for c in memory.archived(("a", "b"), limit=1)] == [may.id]
+    assert memory.archived(actor="bob") == memory.archived(("c",)) == []
+    memory.restore(june.id, 1)
+    assert [h.cube.id for h in memory.search("June")][:1] == [june.id]
+    assert [c.id for c in memory.archived()] == [may.id]
+
+
+def test_one_id_is_followed_from_what_was_said_through_every_form(memory: MemOS) -> None:
+    [turn], [other] = memory.add("tea"), memory.add("cake")
+    made = keep_tensors(memory, turn, b"tensors")
+    fused = memory.fuse([other.id, turn.id])
+    assert (turn.provenance, fused.provenance) == ((turn.id,), (other.id, turn.id))
+    assert memory.get(fused.id).provenance == (other.id, turn.id)
+    assert {c.id for c in memory.follow(turn.id)} == {turn.id, made.id, fused.id}
+    with pytest.raises(NotFound):
+        memory.follow(turn.id, actor="bob")

@@ -80,9 +80,9 @@ def forgetting(path: Path, args: argparse.Namespace) -> dict[str, Any]:
         singles = [h.cube.id for h in memory.search(kept.texts[0][:200], namespace=("kept",), k=50)]
         one = statistics.median(timed(lambda id=id: memory.delete(id)) for id in singles)  # type: ignore[misc]
         progress("forgetting: delete")
-        start = time.perf_counter()
+        began = time.perf_counter()
         receipt = memory.delete(("gone",))
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         verify, compact = timed(memory.verify), timed(memory.tick)
         size, before = _size(path), _files(path)
         purge = timed(memory.purge)
