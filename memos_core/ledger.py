@@ -36,6 +36,9 @@ class Ledger:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._file = Path(db.path) / _HEAD
+        self._last: tuple[Head, int] | None = (
+            None  # what this process wrote last: then nobody else's rows are to be counted
+        )
         events = db.table("events")
         if "link" not in events.schema.names:
             with db.writing():
@@ -50,8 +53,8 @@ class Ledger:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         if events:
             with self._db.writing(), self._db.guarded("events"):
-                known = self._read_head()
-                head = self._head(known)
+                known, table = self._read_head(), self._db.table("events")
+                head = known if known and self._last == (known, table.version) else self._head(known)
                 if known is None:  # the log itself says from now on that it may have lost its end
                     lost = replace(
                         events[0],
@@ -64,9 +67,10 @@ class Ledger:
                     )
                     events, readers, seqs = [lost, *events], [(), *readers], [None, *(seqs or [None] * len(events))]
                 told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
-                self._db.table("events").add(self.rows(told))
+                version = table.add(self.rows(told)).version
                 self._db.committed("events")
                 self._write_head(head)
+                self._last = (head, version)
 
     @staticmethod
     def rows(told: Sequence[Told]) -> pa.Table:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,9 @@ def chain(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     lookup.learn(memories.texts, memories.vectors)
     seconds: dict[str, list[float]] = {"add": [], "record": [], "append without a chain": []}
     with MemOS(path, embed=lookup, actor="ada") as memory:
-        plain = lancedb.connect(path.parent / "plain").create_table("events", schema=EVENTS)
+        plain = lancedb.connect(path.parent / "plain", read_consistency_interval=timedelta(0)).create_table(
+            "events", schema=EVENTS
+        )
         ledger = memory._vault.ledger
         for row in range(args.adds):
             event = Event(str(uuid.uuid4()), datetime.now(UTC), "ada", "look")
