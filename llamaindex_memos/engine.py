@@ -35,11 +35,11 @@ class Engine:
         self._model = model
         self._opened: _Opened | None = None
         if not isinstance(memory, MemOS):
-            self.path = os.path.abspath(memory)
+            self.path = _whole(memory)
             return
         if embed is not None:
             raise InvalidArgument("embed: the MemOS that was given has its embedder; give a path, or no embed")
-        self.path = os.path.abspath(memory.path)
+        self.path = _whole(memory.path)
         self._opened = _Opened(memory)
         with _lock:
             _given[self.path] = memory
@@ -136,6 +136,12 @@ def defaults(component: Any) -> dict[str, Any]:
     """What the fields of a component's class are if nobody says, None for those that somebody has to."""
     fields = component.model_fields.items()
     return {name: None if field.is_required() else field.get_default() for name, field in fields}
+
+
+def _whole(path: str | os.PathLike[str]) -> str:
+    """A path as it is from any folder; a URL as it is."""
+    words = os.fspath(path)
+    return words if "://" in words else os.path.abspath(words)
 
 
 def checked_user(user: Any) -> str:

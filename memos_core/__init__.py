@@ -32,6 +32,7 @@ from .errors import (
     StoreError,
     StoreUnavailable,
     Unsupported,
+    WorkersUnavailable,
 )  # fmt: skip
 from .types import (
     PUBLIC,
@@ -63,7 +64,6 @@ from .types import (
     Stats,
     Steering,
     Text,
-    TickReport,
     TokenUsage,
     ToolCall,
     Usage,
@@ -77,11 +77,13 @@ if TYPE_CHECKING:
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
     from .grants import grant
+    from .holdings import Move, Rates, SchedulePolicy
     from .items import Items
     from .memos import MemOS
     from .model import LocalModel
     from .phrasing import Lesson, Point
     from .reader import LLMReader
+    from .reports import Carried, TickReport
     from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
@@ -104,6 +106,7 @@ __all__ = [
     "Audit",
     "Brief",
     "BrokenCall",
+    "Carried",
     "Conflict",
     "ContextTooLong",
     "Damaged",
@@ -137,6 +140,7 @@ __all__ = [
     "ModelMismatch",
     "ModelTimeout",
     "ModelUnavailable",
+    "Move",
     "Namespace",
     "NotAStore",
     "NotFound",
@@ -145,10 +149,12 @@ __all__ = [
     "Plan",
     "Point",
     "Policy",
+    "Rates",
     "Reading",
     "Receipt",
     "Recipe",
     "Reply",
+    "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
     "SourceKind",
@@ -164,6 +170,7 @@ __all__ = [
     "ToolCall",
     "Unsupported",
     "Usage",
+    "WorkersUnavailable",
     "checked_decoding",
     "grant",
     "read_answer",
@@ -172,7 +179,8 @@ __all__ = [
 _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "read_answer": "toolcalls",
+    "LocalModel": "model", "MemOS": "memos", "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

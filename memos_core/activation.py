@@ -18,8 +18,9 @@ from . import chain, tensors
 from .blobs import Blobs
 from .errors import ContextTooLong, ModelMismatch
 from .fingerprint import difference
-from .model import LocalModel, Opening
+from .model import LocalModel
 from .prompt import Prompt
+from .shelf import Opening
 
 _WEIGHT = 0.3  # of the newest measurement in a rate's running mean
 
@@ -88,6 +89,13 @@ class Opener:
         found = self.manifest(name)
         blocks = [tensors.block(self._blobs, name, found, n) for n in range(len(found.parts))]
         return found.ids, torch.cat(blocks, dim=-2)
+
+    def parts(self, name: str) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+        """The blocks of a blob, in order: the ids of each, and a tensor of [2, layers, heads, tokens, dimension]."""
+        found, began = self.manifest(name), time.perf_counter()
+        blocks = [(part.ids, tensors.block(self._blobs, name, found, n)) for n, part in enumerate(found.parts)]
+        self.loading.note(sum(part.bytes for part in found.parts), time.perf_counter() - began)
+        return blocks
 
     def opening(self, name: str) -> Callable[[Prompt, int], Opening | None]:
         """What of a blob follows the tokens of a prompt that are held already: for `LocalModel.stream(opened=...)`. The blob

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs
 from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound, OutOfMemory
+from .files import Files
 from .placement import stable_id
-from .rebuilds import Rebuild, Rebuilds, UnderWay
+from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
 from .types import Access, Adapter, Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Text
 from .vault import Vault
 from .writing import Writer
@@ -29,6 +30,7 @@ from .writing import Writer
 if TYPE_CHECKING:
     from .alteration import Alteration
     from .curriculum import Held
+    from .distil import Progress
     from .distillation import Distillation
     from .gate import Scores
     from .learned import Learned
@@ -53,19 +55,19 @@ class Known:
 class AdapterTier:
     """The adapters of one store. Safe for many threads.
 
-    folder: the store's own; checkpoints of distillations under way and wanted rebuilds lie in it.
+    files: the store's own; checkpoints of distillations under way and wanted rebuilds are among them.
     """
 
     def __init__(
-        self, vault: Vault, blobs: Blobs, writer: Writer, policy: Policy, clock: Callable[[], datetime], folder: Path
+        self, vault: Vault, blobs: Blobs, writer: Writer, policy: Policy, clock: Callable[[], datetime], files: Files
     ) -> None:
         self._vault = vault
         self._blobs = blobs
         self._writer = writer
         self._policy = policy
         self._clock = clock
-        self._under_way = UnderWay(folder / "distilling")
-        self.rebuilds = Rebuilds(folder / "rebuilds")
+        self._under_way = UnderWay(files)
+        self.rebuilds = Rebuilds(files)
         self._resident: dict[int, Adapters] = {}
         self._read: OrderedDict[str, Learned] = OrderedDict()  # by blob
         self._lock = threading.RLock()
@@ -105,9 +107,9 @@ class AdapterTier:
         draft = self._draft(who, sources, model, f"lora:{_digest(model.fingerprint, how.recipe, how.plan, text)}")
         if (known := self._there(draft.id)) is not None:
             return known
-        checkpoint = self._under_way.begin(draft.id, [c.id for c in sources])
         try:
-            lora, why, scores, questions = how.run(model, sources, checkpoint, held)
+            with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
+                lora, why, scores, questions = _keeping(how, checkpoint).run(model, sources, checkpoint.path, held)
             made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions, _words(sources)))
         except (Ineffective, InvalidArgument, Conflict, NotFound):
             self._under_way.end(draft.id)
@@ -274,6 +276,13 @@ class AdapterTier:
         with self._lock:
             return self._resident.setdefault(id(model), Adapters(model, self._policy.adapter_bytes))
 
+    def is_resident(self, cube: MemCube, model: LocalModel | None) -> bool:
+        """Whether an adapter's weights are beside a model now."""
+        with self._lock:
+            known = self._read.get(cube.payload.blob) if isinstance(cube.payload, Adapter) else None
+            beside = self._resident.get(id(model))
+        return known is not None and beside is not None and known.lora.digest in beside.held
+
     # --- following the sources -----------------------------------------------------------------------------------------------
 
     def forget(self, cubes: Collection[MemCube]) -> None:
@@ -370,9 +379,19 @@ class AdapterTier:
     def _there(self, id: str) -> MemCube | None:
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload
-            if isinstance(payload, Adapter) and self._blobs.path(payload.blob).exists():
+            if isinstance(payload, Adapter) and self._blobs.has(payload.blob):
                 return row.cube
         return None
+
+
+def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
+    """The same, whose checkpoint comes into the store as soon as it is written."""
+
+    def progress(step: Progress) -> None:
+        checkpoint.keep()
+        how.progress(step)
+
+    return replace(how, progress=progress)
 
 
 def _words(sources: Sequence[MemCube]) -> str:

@@ -36,12 +36,14 @@ _CONVERSATIONS = 1_000  # whose notes are kept; one that is forgotten is run aga
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asks what of which memories: `recall` gives a brief of a question without what a predicate leaves out."""
+    """Who asks what of which memories: `recall` gives a brief of a question without what a predicate leaves out, and those of the left
+    out that would be in it; `wanted` is told which memories, kept passages and adapters a question was answered with."""
 
     actor: str
     namespace: Namespace
     session: str | None
-    recall: Callable[[str, Callable[[MemCube], bool]], Brief]
+    recall: Callable[[str, Callable[[MemCube], bool]], tuple[Brief, Sequence[MemCube]]]
+    wanted: Callable[[Sequence[str]], None]
 
 
 @dataclass(slots=True)
@@ -142,7 +144,7 @@ class Answering:
         if not self._model.reuses_blocks:
             return None, None
         found = self._tiers.passages(asked.actor, asked.namespace, self._model)
-        for passage in sorted(found, key=lambda p: p.cube.id != talk.passage):
+        for passage in sorted(found, key=lambda p: (p.cube.id != talk.passage, _is_for_another(p.cube, asked))):
             if not passage.exact and not self.guard.state.on:
                 continue
             try:
@@ -193,7 +195,9 @@ class Answering:
         kept = {i: note for i, (words, note) in talk.notes.items() if i < len(rest) and rest[i]["content"] == words}
         if last is not None and last not in kept and rest[last]["content"].strip():
             there = known | {c.id for note in kept.values() for c in note.cubes}
-            kept[last] = asked.recall(rest[last]["content"], lambda cube: cube.id in there or cube.text in said)
+            kept[last], spared = asked.recall(rest[last]["content"], lambda cube: cube.id in there or cube.text in said)
+            used = [place.cube for place in (passage, learned) if place is not None]
+            asked.wanted([c.id for c in (*kept[last].cubes, *(c for c in spared if c.id in known), *used)])
             if asked.session is not None:
                 talk.notes = {i: (rest[i]["content"], note) for i, note in kept.items()}
         first = min(kept, default=None)
@@ -206,6 +210,12 @@ class Answering:
         messages = [{"role": "system", "content": head}, *turns] if head else turns
         recalled = kept.get(last, Brief("", (), 0)) if last is not None else Brief("", (), 0)
         return _Arranged(messages, _whole(passage, recalled, learned), tuple(kept.values()))
+
+
+def _is_for_another(cube: MemCube, asked: Asked) -> bool:
+    """Whether a passage was made for the requests of another scope than this one."""
+    scope = cube.attributes.get("scope")
+    return scope is not None and (cube.access.owner, tuple(scope)) != (asked.actor, asked.namespace)
 
 
 def _whole(passage: Passage | None, recalled: Brief, learned: Known | None) -> Brief:

@@ -1,104 +1,64 @@
 """Files that hold what is too large for a table, each named by the hash of what is in it.
 
-Knows files; not what they mean. A file appears whole under its name or not at all, is never changed, and is checked when it is read.
+A blob is never changed, and is checked when it is read.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
-from pathlib import Path
 
-from .errors import Damaged, StoreUnavailable
+from .errors import Damaged
+from .files import Files
 
-_PARTIAL = ".partial"
+_FOLDER = "blobs"
 
 
 class Blobs:
-    """The blobs of one store, in a folder of it that is made with the first one. Safe for many threads and processes."""
+    """The blobs of one store. Safe for many threads and processes."""
 
-    def __init__(self, folder: Path, *, fsync: bool) -> None:
-        self._folder = folder
-        self._fsync = fsync
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
-    def path(self, name: str) -> Path:
-        """Where a blob lies. Raises Damaged for a name that is none: it came from a record."""
-        if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
-            raise Damaged(f"{self._folder}: {name!r} is no name of a blob")
-        return self._folder / name
+    def path(self, name: str) -> str:
+        """Where a blob lies, for messages. Raises Damaged for a name that is none: it came from a record."""
+        return self._files.where(self._file(name))
+
+    def has(self, name: str) -> bool:
+        """Whether a blob is there."""
+        return self._files.has(self._file(name))
 
     def write(self, parts: Sequence[bytes | memoryview], name: str) -> None:
         """Write a blob under a name that its content gives it. What is there already stays. Raises StoreUnavailable."""
-        target = self.path(name)
-        if target.exists():
-            return
-        try:
-            self._folder.mkdir(exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._folder, suffix=_PARTIAL, delete=False) as file:
-                try:
-                    for part in parts:
-                        file.write(part)
-                    file.flush()
-                    if self._fsync:
-                        os.fsync(file.fileno())
-                    os.replace(file.name, target)
-                except BaseException:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
-            if self._fsync:
-                handle = os.open(self._folder, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"{target}: {error.strerror or error}. What was acknowledged before is stored"
-            ) from error
+        if not self.has(name):
+            self._files.write(self._file(name), parts)
 
     def read(self, name: str, start: int, size: int) -> bytearray:
         """Bytes [start, start + size) of a blob. Raises Damaged if it is gone or shorter."""
-        found = bytearray(size)
         try:
-            with self.path(name).open("rb", buffering=0) as file:
-                file.seek(start)
-                view, at = memoryview(found), 0
-                while at < size:
-                    n = file.readinto(view[at:])
-                    if not n:
-                        raise Damaged(
-                            f"{self.path(name)} ends after {start + at} bytes, and {start + size} were written"
-                        )
-                    at += n
+            found = self._files.read(self._file(name), start, size)
         except OSError as error:
             raise Damaged(f"{self.path(name)} cannot be read as it was written: {error.strerror or error}") from error
+        if len(found) < size:
+            raise Damaged(f"{self.path(name)} ends after {start + len(found)} bytes, and {start + size} were written")
         return found
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove blobs; one that is not there is no error."""
-        for name in names:
-            self.path(name).unlink(missing_ok=True)
+        self._files.remove([self._file(name) for name in names])
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each blob."""
-        found = {}
-        for file in self._folder.glob("*") if self._folder.is_dir() else ():
-            if not file.name.endswith(_PARTIAL):
-                try:
-                    found[file.name] = file.stat().st_size
-                except FileNotFoundError:  # removed meanwhile
-                    continue
-        return found
+        return {name: listed.bytes for name, listed in self._files.listed(_FOLDER).items()}
 
     def sweep(self, wanted: Iterable[str]) -> int:
         """Remove what is not wanted, halves of files among it; how many. The caller sees to it that nobody is writing."""
-        keep = set(wanted)
-        gone = [f for f in self._folder.glob("*") if f.name not in keep] if self._folder.is_dir() else []
-        for file in gone:
-            file.unlink(missing_ok=True)
-        return len(gone)
+        return self._files.sweep(_FOLDER, wanted)
+
+    def _file(self, name: str) -> str:
+        if len(name) != 64 or not set(name) <= set("0123456789abcdef"):
+            raise Damaged(f"{self._files.where(_FOLDER)}: {name!r} is no name of a blob")
+        return f"{_FOLDER}/{name}"
 
 
 def digest(*parts: bytes | bytearray | memoryview) -> str:

@@ -73,15 +73,15 @@ def arrange(hits: Sequence[Hit], max_tokens: int, count: Callable[[str], int] = 
     return Brief("", (), 0)
 
 
-def passage(cubes: Sequence[MemCube]) -> tuple[str, tuple[int, ...]]:
-    """Memories as one text, in the order that changes least, whatever is asked; and the character at which each of them, in
-    the order given, begins."""
+def passage(cubes: Sequence[MemCube], *, ordered: bool = False) -> tuple[str, tuple[int, ...]]:
+    """Memories as one text, in the order that changes least, whatever is asked, or `ordered` as they are given; and the character at
+    which each of them, in the order given, begins."""
     at, starts = len(HEADER), {}
-    ordered = sorted(cubes, key=_stability)
-    for cube in ordered:
+    lines = list(cubes) if ordered else sorted(cubes, key=_stability)
+    for cube in lines:
         starts[cube.id] = at
         at += len(line(cube))
-    return _render(ordered), tuple(starts[cube.id] for cube in cubes)
+    return _render(lines), tuple(starts[cube.id] for cube in cubes)
 
 
 def _render(cubes: Sequence[MemCube]) -> str:

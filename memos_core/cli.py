@@ -10,10 +10,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import MemOSError, NotAStore
 from .validate import LARGEST
+
+if TYPE_CHECKING:
+    from .workers import Ticked
 
 _LOG_OPTIONS = {
     "by": "what this actor did",
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         if name == "lifecycle":
             continue
-        command.add_argument("path", help="the store")
+        command.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
         if name == "search":
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
@@ -88,6 +91,20 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
+    help = "do what a store's plan asks for, beside other workers, until SIGTERM"
+    worker = commands.add_parser("worker", help=help, description=help)
+    worker.set_defaults(run=_worker)
+    worker.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
+    worker.add_argument(
+        "--model", help="name or folder of the model whose keys, values and adapters are made; none: upkeep alone"
+    )
+    worker.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+    worker.add_argument("--adapters", action="store_true", help="make adapters too, where the plan finds that they pay")
+    worker.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default: 30)")
+    worker.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster of this head, HOST:PORT or auto")
+    worker.add_argument("--replicas", type=int, default=1, help="how many, on Ray (default: 1)")
+    worker.add_argument("--gpus", type=float, help="that each takes, on Ray (default: one, if there are any)")
+
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
     return parser
@@ -104,8 +121,9 @@ def _demo(words: Sequence[str]) -> int:
 
 def _open(args: argparse.Namespace) -> Any:
     from .memos import MemOS
+    from .sites import site
 
-    if not (Path(args.path) / "meta.lance").exists():
+    if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
 
@@ -178,6 +196,44 @@ def _tick(args: argparse.Namespace) -> None:
     with _open(args) as memory:
         report = memory.tick()
     print(f"{report.used} usage records written, {report.expired} memories expired, compacted: {report.compacted}")
+
+
+def _worker(args: argparse.Namespace) -> None:
+    import threading
+
+    from . import workers
+    from .distillation import Distillation
+    from .sites import site
+
+    workers.checked_every(args.every)
+    if not site(args.path).holds_store():
+        raise NotAStore(f"{args.path} holds no store")
+    how = Distillation() if args.adapters else None
+    opening = workers.Opening(args.path, embed=args.embed, model=args.model, distillation=how)
+    stop = threading.Event()
+    with workers.until_told(stop):
+        if args.ray is None:
+            worked = [workers.work(opening, every=args.every, stop=stop, told=_say)]
+        else:
+            worked = workers.ray(
+                opening,
+                address=args.ray,
+                replicas=args.replicas,
+                every=args.every,
+                gpus=args.gpus,
+                stop=stop,
+                told=_say,
+            )
+    for one in worked:
+        print(
+            f"worker {one.worker}: {one.ticks} ticks, {one.done} moves done, {one.failed} failed, {one.restarts} restarts"
+        )
+
+
+def _say(tick: Ticked) -> None:
+    for word, lines in (("did", tick.done), ("failed:", tick.failed)):
+        for line in lines:
+            print(f"worker {tick.worker} at {tick.where} {word} {line}", flush=True)
 
 
 def _reembed(args: argparse.Namespace) -> None:

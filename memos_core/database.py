@@ -1,13 +1,16 @@
 """The store's tables and its lock: opening, making, guarding, compacting. With `vault`, all that knows LanceDB.
 
-Writers take turns (a file lock, which a killed process gives back), so that reading and then writing is safe; readers never
-wait. What the database raises comes out as one of our errors, naming the path. LanceDB flushes nothing to the device; with
-`Policy(fsync=True)` each commit's new files are, before it is acknowledged.
+Writers take turns (see `sites`: a file lock, or a lease), so that reading and then writing is safe; readers never wait. What the
+database raises comes out as one of our errors, naming the path. LanceDB flushes nothing to the device; with `Policy(fsync=True)` each
+commit's new files are, before it is acknowledged.
+
+A lease can lapse while its holder sleeps. So what is read and written in a turn goes through handles that stay at the version that was
+the newest then, and whoever takes over a turn that was not given back first restores each table to what it is: a commit on top of an
+older version than that is refused by the database, whenever it comes (`_fence`).
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,29 +22,37 @@ from typing import Any
 
 import lancedb
 import pyarrow as pa
-from filelock import FileLock, Timeout
 from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 
-from .disk import claim_folder, fault, flush_new_files
 from .errors import (
     Damaged,
     EmbedderMismatch,
-    InvalidArgument,
     MemOSError,
     NotAStore,
     StoreClosed,
+    StoreError,
     StoreUnavailable,
 )  # fmt: skip
 from .manifest import Manifest, signed, verified
-from .tables import EVENTS, META, PAST, USAGE, cubes_schema
+from .sites import Site
+from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
-_TRIES = 5  # how often a compaction is tried against writers
+_TRIES = 5  # how often a compaction, or a fence, is tried against writers
+_FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
+_IN_TURN = (
+    "history",
+    "events",
+    "usage",
+    "uses",
+    "rules",
+    "meta",
+)  # besides the cubes, what is read in order to be written
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 _VECTORS = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
-TABLES = ("history", "events", "usage", "rules", "meta")
+TABLES = ("history", "events", "usage", "meta", *LATER)
 """Beside the cubes."""
 _INDEXES: dict[str, dict[str, Any]] = {
     "cubes": {**{c: BTree() for c in ("id", "seq", "namespace", "place")}, "readers": LabelList(), "state": Bitmap(), "text": _WORDS},
@@ -54,31 +65,27 @@ _INDEXES: dict[str, dict[str, Any]] = {
 class Database:
     """The tables of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at `path`, or make one as `describe` says if there is nothing."""
-        if not isinstance(path, str | os.PathLike) or not os.fspath(path) or "\0" in os.fspath(path):
-            raise InvalidArgument(f"path: a folder is needed, not {path!r}")
-        self.path = os.fspath(path)
-        if "://" in self.path:
-            raise StoreUnavailable(f"{self.path}: a store lives in a local folder; object storage is not supported yet")
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing."""
+        self.path = site.path
+        self.site = site
         self.policy = policy
         self._commits = self._rows = 0  # of this process, since the last compaction
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
         self._tables: dict[str, Any] = {}
-        self._synced: set[str] = set()
+        self._pinned: dict[str, Any] = {}  # of this turn
         self._closed = False
-        claim_folder(Path(self.path))
-        self._lock = FileLock(
-            Path(self.path) / ".write.lock", timeout=policy.lock_seconds, poll_interval=0.002, thread_local=False
-        )
+        site.claim()
+        self._turn = site.turn("write")
+        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4)
         with self.guarded("open"):
             # interval 0: every read sees what any process committed; a stale handle silently updates nothing
             self._db = lancedb.connect(
-                self.path,
-                read_consistency_interval=timedelta(0),
-                session=lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4),
-            )
+                read_consistency_interval=timedelta(0), session=session, **site.connection()
+            )  # fmt: skip
+            if site.is_shared:
+                self._still = lancedb.connect(session=session, **site.connection())
             with self.writing():
                 if "meta" not in self._names():
                     self._create(describe())
@@ -88,7 +95,7 @@ class Database:
         """Let go of the tables. Twice is once."""
         self._closed = True
         self._tables.clear()
-        self._lock.release(force=True)
+        self._turn.release(clean=False)
 
     # --- tables --------------------------------------------------------------------------------------------------------
 
@@ -102,10 +109,38 @@ class Database:
         """A table by name."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        if self.site.is_shared and self._mutex._is_owned():  # type: ignore[attr-defined]
+            return self._of_this_turn(name)
         if name not in self._tables:
             with self.guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
+
+    def _of_this_turn(self, name: str) -> Any:
+        """A table at the version that is the newest while the turn is held: whoever takes it over does so after that version."""
+        if name not in self._pinned:
+            with self.guarded(name):
+                table = self._still.open_table(name)
+                table.checkout_latest()
+                self._pinned[name] = table
+        self._turn.require()
+        return self._pinned[name]
+
+    def later(self, name: str) -> Any:
+        """A table of `tables.LATER`, made if the store has none yet. Its first column is its key."""
+        if name not in self._tables and name not in self._pinned:
+            with self.writing(), self.guarded(name):
+                if name not in self._names():
+                    made = self._db.create_table(name, schema=LATER[name])
+                    made.set_unenforced_primary_key(
+                        LATER[name].names[0]
+                    )  # and no index on it: racing upserts would double
+                    self.committed(name)
+        return self.table(name)
+
+    def has(self, name: str) -> bool:
+        """Whether the store has got one of the tables of `tables.LATER`."""
+        return name in self._tables or name in self._names()
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
@@ -113,13 +148,6 @@ class Database:
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
         _index(table, _INDEXES["cubes"])
-
-    def ensure(self, name: str, schema: pa.Schema) -> None:
-        """Make a table without indexes, unless it is there."""
-        if name not in self._names():
-            with self.writing(), self.guarded(name):
-                self._db.create_table(name, schema=schema, exist_ok=True)
-                self.committed(name)
 
     def rewrite(self, name: str, rows: pa.Table) -> None:
         """Put other rows, of another schema, in the place of all that a table holds, in one commit. The caller holds `writing()`."""
@@ -132,6 +160,8 @@ class Database:
         """Remove a table that the manifest no longer names."""
         with self.guarded(name):
             self._tables.pop(name, None)
+            self._pinned.pop(name, None)
+            self._turn.require()
             self._db.drop_table(name, ignore_missing=True)
 
     def drop_strays(self) -> None:
@@ -141,12 +171,11 @@ class Database:
                 self.drop(name)
 
     def _names(self) -> list[str]:
-        return list(self._db.list_tables().tables)
+        with self.guarded("meta"):
+            return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest) -> None:
-        if strangers := [
-            p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith((".lance", "audit.head"))
-        ]:
+        if strangers := self.site.strangers():
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
@@ -168,22 +197,31 @@ class Database:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
         nested = self._mutex._is_owned()  # type: ignore[attr-defined]  # asked, not counted: a count is wrong after Ctrl-C in the middle
         with self._mutex:
-            try:
-                if not nested:
-                    self._acquire()
-                    if self._tables:
-                        self._check_manifest()
+            if nested:
                 yield
+                return
+            clean = False
+            try:
+                self._acquire()
+                if self._tables:
+                    self._check_manifest()
+                yield
+                clean = True
+            except MemOSError as error:
+                clean = not isinstance(error, StoreError)  # else a request may still be on its way
+                raise
             finally:
-                if not nested:
-                    self._lock.release(force=True)
+                self._pinned.clear()
+                self._turn.release(clean=clean)
 
     def committed(self, table: str, rows: int = 1) -> None:
         """Acknowledge a commit to a table: on the device, if the policy says so."""
         self._commits += 1
         self._rows += rows
         if self.policy.fsync:
-            flush_new_files(Path(self.path) / f"{table}.lance", self._synced)
+            self.site.flush(table)
+        if self._mutex._is_owned():  # type: ignore[attr-defined]
+            self._turn.require()  # what was written after it lapsed is not acknowledged
 
     @contextmanager
     def guarded(self, table: str) -> Iterator[None]:
@@ -193,23 +231,43 @@ class Database:
         except MemOSError:
             raise
         except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
-            raise fault(error, self.path, table) from error
+            raise self.site.fault(error, table) from error
         except Exception as error:
             if (
                 type(error).__name__ != "RustPanic"
             ):  # its class is private to LanceDB's extension: known by its name alone
                 raise
-            raise fault(error, self.path, table) from error
+            raise self.site.fault(error, table) from error
 
     def _acquire(self) -> None:
         try:
-            self._lock.acquire()
-        except Timeout:
+            unfinished = self._turn.acquire(self.policy.lock_seconds)
+        except TimeoutError:
             raise StoreUnavailable(
-                f"{self.path}: another process has been writing for {self.policy.lock_seconds} s (lock {self._lock.lock_file})"
+                f"{self.path}: another process has been writing for {self.policy.lock_seconds} s (lock {self._turn.name})"
             ) from None
         except OSError as error:
             raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+        if unfinished:
+            self._fence()
+
+    def _fence(self) -> None:
+        """See that whoever had the turn before and did not give it back cannot write any more: what he read is now older than a
+        restore, on top of which the database takes no commit that was begun before it. What he had written stays."""
+        for name in (n for n in self._names() if n in _IN_TURN or n.startswith("cubes")):
+            with self.guarded(name):
+                table = self._db.open_table(name)
+                wanted = table.version
+                for _ in range(_TRIES):
+                    table.checkout(wanted)
+                    self._turn.require()
+                    table.restore()
+                    table.checkout_latest()
+                    if table.version == wanted + 1:
+                        break
+                    wanted = table.version - 1  # somebody came between, a compaction maybe: that is what it is now
+                else:
+                    raise StoreUnavailable(f"{self.path}/{name}.lance keeps changing while it is being taken over")
 
     # --- compaction ----------------------------------------------------------------------------------------------------
 
@@ -221,25 +279,37 @@ class Database:
     def compact(self, wait: float = 0) -> bool:
         """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it, and still
         is after `wait` seconds."""
-        lock = FileLock(Path(self.path) / ".compact.lock", timeout=wait)
+        turn = self.site.turn("compact")
         try:
-            with lock:
-                self._commits = self._rows = 0
-                for name in (self.manifest.cubes, *TABLES):
-                    with self.guarded(name):
-                        self._optimize(name)
-                self._train()
-                return True
-        except Timeout:
+            turn.acquire(wait)
+        except TimeoutError:
             return False
+        try:
+            self._commits = self._rows = 0
+            there = self._names()
+            for name in (self.manifest.cubes, *TABLES):
+                with self.guarded(name):
+                    if name in there:
+                        self._optimize(name)
+            self._train()
+        finally:
+            turn.release()
+        return True
 
     def purge(self) -> None:
         """Write every table from which rows go, and its indexes, anew, and remove all older files, also those of killed writers.
         Requests under way in other processes are answered from the new files. Raises StoreUnavailable after `Policy.lock_seconds`."""
+        turn = self.site.turn("compact")
         try:
-            with FileLock(Path(self.path) / ".compact.lock", timeout=self.policy.lock_seconds), self.writing():
+            turn.acquire(self.policy.lock_seconds)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self.path} has been compacted for {self.policy.lock_seconds} s by another process"
+            ) from None
+        try:
+            with self.writing():  # in this order, as a compaction takes them
                 self._commits = self._rows = 0
-                for name in (self.manifest.cubes, *TABLES):
+                for name in (n for n in (self.manifest.cubes, *TABLES) if self.has(n)):
                     with self.guarded(name):
                         if name not in ("events", "meta"):  # of these nothing is ever removed
                             self._write_anew(name)
@@ -248,18 +318,13 @@ class Database:
                         self.committed(name)
                 for left in Path(self.path).glob("*.lance/**/*.tmp*"):
                     left.unlink(missing_ok=True)
-        except Timeout:
-            raise StoreUnavailable(
-                f"{self.path} has been compacted for {self.policy.lock_seconds} s by another process"
-            ) from None
+        finally:
+            turn.release()
 
     def _write_anew(self, name: str) -> None:
         """Rows that were removed stay in their file, and their words in the index, while the rest of it is in use: so nothing of it
         may stay in use. Rows are written by an update that changes nothing, so that searches of others go on meanwhile."""
-        table, indexes = (
-            self.table(name),
-            _INDEXES["cubes" if name == self.manifest.cubes else name] if name != "rules" else {},
-        )
+        table, indexes = self.table(name), _INDEXES.get("cubes" if name == self.manifest.cubes else name, {})
         column = table.schema.names[0]
         if table.count_rows():
             table.update(values_sql={column: column})
@@ -269,12 +334,13 @@ class Database:
             table.create_index("vector", config=_VECTORS, name="vector_idx", replace=True)
 
     def _optimize(self, name: str) -> None:
+        keep = max(self.policy.keep_versions, _FAR) if self.site.is_shared else self.policy.keep_versions
         for attempt in range(_TRIES):
             try:
                 if self.policy.fsync:  # what takes the place of flushed files is flushed before these go
                     self.table(name).optimize(cleanup_older_than=timedelta(days=36_500))
                     self.committed(name)
-                self.table(name).optimize(cleanup_older_than=self.policy.keep_versions)
+                self.table(name).optimize(cleanup_older_than=keep)
                 return
             except RuntimeError as error:
                 if "conflict" not in str(error).lower() or attempt == _TRIES - 1:

@@ -9,9 +9,11 @@ from pathlib import Path
 from .errors import Conflict, Damaged, StoreError, StoreUnavailable
 
 _UNUSABLE = re.compile(
-    r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files", re.I
-)
-_CONFLICT = re.compile(r"conflict", re.I)
+    r"no space left|os error 28|read-only|os error 30|permission denied|os error 13|quota|too many open files|"
+    r"error sending request|http ?error|after \d+ retries|error trying to connect|dns error|connection (refused|reset|closed)|timed out|"
+    r"access ?denied|invalidaccesskeyid|signaturedoesnotmatch|expiredtoken|nosuchbucket|slow ?down|service ?unavailable", re.I,
+)  # fmt: skip  # of a disk; and of object storage
+_CONFLICT = re.compile(r"conflict|incompatible with concurrent", re.I)
 _DAMAGED = re.compile(
     r"not found|decode|invalid|corrupt|fill whole buffer|too small|outside|magic|range|parse|protobuf|io error|lanceerror\(io\)|panic",
     re.I,

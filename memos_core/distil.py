@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -195,6 +195,16 @@ def _over(student: _Student, recipe: Recipe) -> str:
     return ""
 
 
+def adapter_bytes(model: LocalModel, recipe: Recipe) -> int:
+    """The size of an adapter of this recipe for a model."""
+    there = linears(model.network)
+    return _size({n: m for n, m in there.items() if not recipe.targets or n.endswith(recipe.targets)}, recipe, model)
+
+
+def _size(chosen: Mapping[str, torch.nn.Linear], recipe: Recipe, model: LocalModel) -> int:
+    return sum(recipe.rank * (m.in_features + m.out_features) for m in chosen.values()) * model.dtype.itemsize
+
+
 def _first(model: LocalModel, recipe: Recipe) -> LoRA:
     """An adapter that does nothing yet: B is zero."""
     there = linears(model.network)
@@ -204,7 +214,7 @@ def _first(model: LocalModel, recipe: Recipe) -> LoRA:
     least = min(min(m.in_features, m.out_features) for m in chosen.values())
     if recipe.rank > least:
         raise InvalidArgument(f"rank: {recipe.rank} is more than {least}, the smallest side of a layer of {model.name}")
-    size = sum(recipe.rank * (m.in_features + m.out_features) for m in chosen.values()) * model.dtype.itemsize
+    size = _size(chosen, recipe, model)
     if recipe.bytes is not None and size > recipe.bytes:
         raise InvalidArgument(f"rank: an adapter of rank {recipe.rank} has {size:,} bytes, more than {recipe.bytes:,}")
     draw = torch.Generator().manual_seed(recipe.seed)

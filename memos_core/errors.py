@@ -8,6 +8,7 @@
     ├── Conflict                         somebody else changed it between the read and the write, repeatedly
     ├── EmbedderFailed                   the embedder raised, or returned something that is not one vector a text
     ├── MissingPackage (ImportError)     an optional package is not installed; the message holds the command
+    ├── WorkersUnavailable               workers on other machines: no cluster there, or one that cannot begin
     ├── ModelError                       a language model on this machine
     │   ├── ModelUnavailable             it cannot be found or loaded
     │   ├── ModelMismatch                a cache or adapter was made for another model, tokenizer, template or dtype
@@ -60,6 +61,10 @@ class EmbedderFailed(MemOSError):
 
 class MissingPackage(MemOSError, ImportError):
     """An optional package is missing; the message names the command that installs it."""
+
+
+class WorkersUnavailable(MemOSError):
+    """There is no cluster to run workers on, or a worker cannot begin its work."""
 
 
 class ModelError(MemOSError):

@@ -26,6 +26,7 @@ from .types import (
     Text,
 )  # fmt: skip
 from .upkeep import Upkeep
+from .uses import UseScope
 from .validate import (
     checked_id,  # fmt: skip
     checked_ids,
@@ -60,11 +61,10 @@ class Forms:
 
         def _who(self, actor: str | None) -> str: ...
         def _require_open(self) -> None: ...
-        def brief(
-            self, query: str, *, namespace: Sequence[str] = (), actor: str | None = None, max_tokens: int = 1500,
-            leave_out: Callable[[MemCube], bool] | None = None,
-        ) -> Brief:  # fmt: skip
-            """See `MemOS`."""
+        def _recalled(
+            self, query: str, namespace: Sequence[str], actor: str | None, max_tokens: int,
+            leave_out: Callable[[MemCube], bool] | None,
+        ) -> tuple[Brief, list[MemCube]]: ...  # fmt: skip
 
     def convert(
         self,
@@ -257,10 +257,13 @@ class Forms:
         from .answering import Asked  # these bring torch, which those who only remember need not have
         from .steering import steered
 
-        def recall(question: str, leave_out: Callable[[MemCube], bool]) -> Brief:
-            return self.brief(question, namespace=where, actor=who, max_tokens=budget, leave_out=leave_out)
+        def recall(question: str, leave_out: Callable[[MemCube], bool]) -> tuple[Brief, list[MemCube]]:
+            return self._recalled(question, where, who, budget, leave_out)
 
-        asked = Asked(who, where, checked_word(session, "session"), recall)
+        def wanted(found: Sequence[str]) -> None:
+            self._upkeep.note(UseScope(who, where, self._need_model().fingerprint), found, self._clock())
+
+        asked = Asked(who, where, checked_word(session, "session"), recall, wanted)
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         with ExitStack() as changes:
             for id, alpha in (steer or {}).items():

@@ -7,11 +7,9 @@ store's folder can also forge both, and is found only by a head that was kept el
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,13 +18,13 @@ from lancedb.query import ColumnOrdering
 from . import audit, filters
 from .audit import Audit, Head, Told
 from .database import Database
-from .errors import Damaged, StoreUnavailable
+from .errors import Damaged
 from .tables import EVENTS
 from .types import Event
 
 _ALL = 2**31 - 1
 _EVENT = list(Event.__slots__)
-_HEAD = "audit.head"
+_HEAD = "audit/head"
 _LOST = "the head of the chain was missing: events before this one may be, too"
 
 
@@ -35,7 +33,7 @@ class Ledger:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._file = Path(db.path) / _HEAD
+        self._files = db.site.files
         self._last: tuple[Head, int] | None = (
             None  # what this process wrote last: then nobody else's rows are to be counted
         )
@@ -43,7 +41,7 @@ class Ledger:
         if "link" not in events.schema.names:
             with db.writing():
                 self._upgrade()
-        elif not self._file.exists() and events.count_rows() == 0:
+        elif not self._files.has(_HEAD) and events.count_rows() == 0:
             with db.writing():  # there from the start: one that is missing later was taken away
                 self._write_head(Head())
 
@@ -145,7 +143,7 @@ class Ledger:
 
     def _read_head(self) -> Head | None:
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
+            said = json.loads(self._files.read(_HEAD))
             return Head(int(said["number"]), str(said["link"]), int(said["rows"]))
         except FileNotFoundError:
             return None
@@ -153,16 +151,7 @@ class Ledger:
             return None
 
     def _write_head(self, head: Head) -> None:
-        new = self._file.with_suffix(".new")
-        try:
-            with new.open("w", encoding="utf-8") as file:
-                json.dump(asdict(head), file)
-                if self._db.policy.fsync:
-                    file.flush()
-                    os.fsync(file.fileno())
-            os.replace(new, self._file)
-        except OSError as error:
-            raise StoreUnavailable(f"{self._file} cannot be written: {error.strerror or error}") from error
+        self._files.write(_HEAD, [json.dumps(asdict(head)).encode()])
 
     def _upgrade(self) -> None:
         """Chain the events of a store that was made before there was a chain, in one commit."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
@@ -18,10 +17,14 @@ from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .forms import Forms
 from .groups import Groups
+from .holdings import Rates, SchedulePolicy
 from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
+from .scheduler import checked_schedule
+from .sites import site
 from .statements import Statements
+from .ticking import Ticking
 from .tiers import Tiers
 from .trust import Trust
 from .types import (
@@ -40,7 +43,6 @@ from .types import (
     State,
     Stats,
     Text,
-    TickReport,
 )  # fmt: skip
 from .upkeep import Upkeep
 from .validate import (
@@ -71,17 +73,21 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Trust):
+class MemOS(Forms, Trust, Ticking):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
-        path: a local folder; made if missing. Any number of processes may have it open.
+        path: a local folder, made if missing, or s3://BUCKET/PATH (extra `s3`). Any number of processes may have it open, and of a bucket
+            any number of machines.
+        storage_options: of a bucket, where the usual AWS_* variables do not say it: access_key_id, secret_access_key, session_token,
+            region, endpoint.
         embed: callable from n texts to n vectors, or the name or folder of a sentence-transformers model; None for
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
         distillation: how memories become adapters, see `Distillation`.
-        policy: the numbers.
+        policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
+        rates: what things cost on this machine; None measures it.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
         clock: the time, in UTC.
@@ -99,11 +105,14 @@ class MemOS(Forms, Trust):
         self,
         path: str | os.PathLike[str],
         *,
+        storage_options: Mapping[str, str] | None = None,
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
         distillation: Distillation | None = None,
         policy: Policy = Policy(),
+        schedule: SchedulePolicy = SchedulePolicy(),
+        rates: Rates | None = None,
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
@@ -115,10 +124,12 @@ class MemOS(Forms, Trust):
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._policy = checked_policy(policy)
+        checked_schedule(schedule, clock())
         self._count_tokens = count_tokens
         self._clock = clock
-        self._vault = Vault(path, policy, self._embedding.manifest)
-        blobs = Blobs(Path(self._vault.path) / "blobs", fsync=policy.fsync)
+        place = site(path, policy, storage_options)
+        self._vault = Vault(place, policy, self._embedding.manifest)
+        blobs = Blobs(place.files)
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -132,10 +143,11 @@ class MemOS(Forms, Trust):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, Path(self._vault.path))
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
         self._model = model
         self._distillation = distillation
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
+        self._set_up_scheduler(schedule, rates)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self.path, self.closed = self._vault.path, False
 
@@ -319,11 +331,30 @@ class MemOS(Forms, Trust):
         Args:
             leave_out: memories that the model sees anyway, such as turns that are still in its context.
         """
+        return self._recalled(query, namespace, actor, max_tokens, leave_out)[0]
+
+    def _recalled(
+        self,
+        query: str,
+        namespace: Sequence[str],
+        actor: str | None,
+        max_tokens: int,
+        leave_out: Callable[[MemCube], bool] | None,
+    ) -> tuple[Brief, list[MemCube]]:
+        """A brief, and what would be in it too, were it not left out."""
         max_tokens = checked_number(max_tokens, "max_tokens")
         k = max(_LEAST, max_tokens // _LINE)
         hits = self.search(query, namespace=namespace, actor=actor, k=k if leave_out is None else 2 * k)
-        kept = hits if leave_out is None else [h for h in hits if not leave_out(h.cube)]
-        return briefs.arrange(kept[:k], max_tokens, self._count_tokens)
+        if leave_out is None:
+            return briefs.arrange(hits, max_tokens, self._count_tokens), []
+        kept = [h for h in hits if not leave_out(h.cube)][:k]
+        found = briefs.arrange(kept, max_tokens, self._count_tokens)
+        there = {c.id for c in found.cubes}
+        ranks = [i for i, h in enumerate(hits) if h.cube.id in there]
+        # where some did not fit, only what answers better than the last that did would have been taken before it
+        last = k if len(there) == len(kept) else min(k, max(ranks, default=0))
+        taken = {h.cube.id for h in kept}
+        return found, [h.cube for h in hits[:last] if h.cube.id not in taken]
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
@@ -358,25 +389,14 @@ class MemOS(Forms, Trust):
         """Counts over what the actor may read."""
         return self._inquiry.stats(self._who(actor), self._embedding.name)
 
-    # --- upkeep ------------------------------------------------------------------------------------------------------
-
-    def tick(self, now: datetime | None = None) -> TickReport:
-        """Write down buffered usage, expire what has lapsed, finish what a killed process began, make an adapter again that lost a
-        source, compact the tables."""
-        moment = reader.aware(now, "now") or self._clock()
-        used = self._upkeep.flush()
-        expired = self._remove_overdue(moment) + self._writer.expire(moment)
-        self._upkeep.sweep()
-        self._tiers.sweep()
-        if self._model is not None:
-            self._adapters.rebuild(self._model, self._how(None))
-        return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds))
+    # --- its life ------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Write down buffered usage and let go of the store. Twice is once."""
+        """Stop the scheduler, write down buffered usage and let go of the store. Twice is once."""
         if self.closed:
             return
         try:
+            self.stop()
             self._upkeep.close()
         finally:
             self.closed = True

@@ -12,8 +12,8 @@ import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,14 @@ from .devices import device_of, dtype_of
 from .errors import ContextTooLong, InvalidArgument, MemOSError, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
 from .prompt import Prompt
+from .requests import Requests, counted, patiently
 from .room import Memory, empty, over
 from .rotation import Rotation
 from .sampling import Sampler, ends
-from .shelf import Shelf
+from .shelf import Opening, Shelf
 from .snapshots import Snapshots
 from .types import Generation, TokenUsage
 from .validate import checked_decoding
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """Keys and values held elsewhere, of tokens of a prompt behind those held here: `front` tokens are to be run first, meanwhile
-    the rest comes; `blocks` waits for it and gives tensors of [2, layers, heads, tokens, dimension], in order."""
-
-    front: int
-    blocks: Callable[[], Sequence[torch.Tensor]]
 
 
 class LocalModel:
@@ -57,8 +49,7 @@ class LocalModel:
     Models whose layers all attend to everything get every feature. Of others (sliding windows, recurrent states) a prompt's cache is
     good only for going on at its end: `reuses_blocks` is False, and whole prompts are kept instead.
 
-    Raises:
-        ModelUnavailable: it cannot be found or loaded.
+    Raises ModelUnavailable if it cannot be found or loaded.
 
     Example:
         >>> model = LocalModel("Qwen/Qwen3-0.6B")                                                     # doctest: +SKIP
@@ -121,6 +112,7 @@ class LocalModel:
         self.snapshots = Snapshots(cache_bytes)
         self._lock = threading.RLock()  # one forward pass at a time; never held while tokens are handed out
         self._memory = Memory()
+        self.requests = Requests()
         self._tokenizing = threading.Lock()  # fast tokenizers refuse two threads at once
 
     # --- what it is ------------------------------------------------------------------------------------------------------
@@ -153,10 +145,7 @@ class LocalModel:
     @cached_property
     def shape(self) -> tuple[int, int, int]:
         """Layers, KV heads and head dimension of a model that `reuses_blocks`."""
-        if not self.reuses_blocks:
-            raise Unsupported(
-                f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
-            )
+        self._require_blocks()
         cache = self.cache()
         with torch.inference_mode():
             self.network(input_ids=torch.tensor([[0]], device=self.device), past_key_values=cache, logits_to_keep=1)
@@ -256,19 +245,23 @@ class LocalModel:
             return whole.view(2, len(cache.layers), *whole.shape[1:])
 
     def blocks(
-        self, asked: Prompt, tokens: int, tenant: Sequence[str] = ()
+        self,
+        asked: Prompt,
+        tokens: int,
+        *,
+        opened: Callable[[Prompt, int], Opening | None] | None = None,
+        patient: bool = False,
     ) -> list[tuple[tuple[int, ...], torch.Tensor]]:
         """The keys and values of a prompt's first tokens as blocks: the ids of each, and a tensor of [2, layers, heads, tokens,
-        dimension]. They are the plain network's, whatever changes it here. Raises Unsupported, ContextTooLong, OutOfMemory."""
-        if not self.reuses_blocks:
-            raise Unsupported(
-                f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
-            )
+        dimension]. They are the plain network's, whatever changes it here. Raises Unsupported, ContextTooLong, OutOfMemory.
+
+        opened: as in `stream`. patient: run in pieces, requests going before each."""
+        self._require_blocks()
         self._require_room(tokens, 1)
-        start = chain.root(self.fingerprint, tenant)
+        start = chain.root(self.fingerprint, ())
         cut = replace(asked, ids=asked.ids[:tokens], boundaries=tuple(b for b in asked.boundaries if b <= tokens))
         with alteration.plain():
-            cache = self._prefilled(cut, start, 0, None)[0]
+            cache = self._prefilled(cut, start, 0, opened, patient=patient)[0]
         ends = [b.end for b in chain.blocks(cut.ids, cut.boundaries, start)]
         ends = [*(e for e in ends if e < tokens), tokens]
         return [(cut.ids[a:b], self.taken(cache, a, b)) for a, b in zip([0, *ends], ends, strict=False)]
@@ -299,6 +292,7 @@ class LocalModel:
                 return end.value  # type: ignore[no-any-return]  # a generator's value is untyped here
 
     @alteration.lasting
+    @counted
     def stream(
         self,
         messages: Sequence[Mapping[str, Any]] | Prompt,
@@ -391,6 +385,12 @@ class LocalModel:
 
     # --- below -------------------------------------------------------------------------------------------------------------
 
+    def _require_blocks(self) -> None:
+        if not self.reuses_blocks:
+            raise Unsupported(
+                f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
+            )
+
     def _require_room(self, tokens: int, more: int) -> None:
         if tokens + more > self.window:
             raise ContextTooLong(
@@ -403,9 +403,8 @@ class LocalModel:
         last = rows.shape[1] - 1
         if last and alteration.apart(self):
             self.forward(rows[:, :last], cache, **{k: v[:, :last] for k, v in inputs.items()})
-            inputs = {
-                k: v if k == "attention_mask" else v[:, last:] for k, v in inputs.items()
-            }  # which is of all tokens
+            # the mask is of all tokens
+            inputs = {k: v if k == "attention_mask" else v[:, last:] for k, v in inputs.items()}
             rows = rows[:, last:]
         return self.forward(rows, cache, generating=True, **inputs)
 
@@ -416,8 +415,11 @@ class LocalModel:
         more: int,
         opened: Callable[[Prompt, int], Opening | None] | None,
         sources: Sequence[tuple[int, str]] = (),
+        *,
+        patient: bool = False,
     ) -> tuple[Cache, torch.Tensor, int, str]:
         """The prompt's cache, the logits behind it, how many of its tokens were held, and what went wrong on the way."""
+        run = partial(patiently, self.requests, self._run) if patient else self._run
         ids = asked.ids
         if not self.reuses_blocks:
             return self._from_snapshot(asked, start, sources)
@@ -429,7 +431,7 @@ class LocalModel:
             with self.memory_errors():
                 cache = self.cache(found, len(ids) - held + more)
                 at = held if elsewhere is None else self._followed(cache, ids, held, elsewhere)
-                return cache, self._run(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
+                return cache, run(ids[at:], cache), at - (elsewhere.front if elsewhere else 0), ""
         except MemOSError as error:  # what is held saves time; whatever is wrong with it must not cost the answer
             if not held and opened is None and not self.shelf.held().blocks:
                 raise
@@ -439,7 +441,7 @@ class LocalModel:
             found, held = [], 0
             self.shelf.clear()
         cache = self.cache(found, len(ids) - held + more)
-        return cache, self._run(ids[held:], cache), held, trouble
+        return cache, run(ids[held:], cache), held, trouble
 
     def _followed(self, cache: Cache, ids: Sequence[int], held: int, elsewhere: Opening) -> int:
         """Run what stands before an opening's blocks while they come, and put them behind it; the tokens that the cache has then."""
@@ -448,9 +450,8 @@ class LocalModel:
             self.forward(ids[held:at], cache)
         for tensor in elsewhere.blocks():
             there = tensor[..., : len(ids) - 1 - at, :].to(self.device, self.dtype, non_blocking=True)
-            with (
-                torch.inference_mode()
-            ):  # the room behind tokens that were run was made in it, and takes no other's writes
+            # the room behind tokens that were run was made in it, and takes no other's writes
+            with torch.inference_mode():
                 for i, layer in enumerate(cache.layers):
                     layer.update(there[0, i][None], there[1, i][None])
             at += there.shape[-2]

@@ -8,12 +8,16 @@ that says of which memories: it goes with any of them.
 from __future__ import annotations
 
 import json
-import os
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from .errors import Damaged
+from .files import Files
+
+_WANTED, _UNDER_WAY = "rebuilds", "distilling"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,63 +31,88 @@ class Rebuild:
 
 
 class Rebuilds:
-    """The rebuilds of one store, in a folder of it that is made with the first one. Safe for many threads and processes."""
+    """The rebuilds of one store. Safe for many threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
     def put(self, rebuild: Rebuild) -> None:
         """Want one; one that is wanted already under the same id is replaced."""
-        self._folder.mkdir(exist_ok=True)
-        new = self._folder / f"{rebuild.id}.new"
-        new.write_text(json.dumps(asdict(rebuild)), encoding="utf-8")
-        os.replace(new, self._folder / f"{rebuild.id}.json")
+        self._files.write(f"{_WANTED}/{rebuild.id}.json", [json.dumps(asdict(rebuild)).encode()])
 
     def wanted(self) -> Iterator[Rebuild]:
         """Those that are wanted, the longest waiting first. Raises Damaged for a file that is none."""
-        files = list(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        for file in sorted(files, key=lambda f: (f.stat().st_mtime_ns, f.name)):
+        listed = self._files.listed(_WANTED)
+        for name in sorted((n for n in listed if n.endswith(".json")), key=lambda n: (listed[n].written, n)):
             try:
-                said = json.loads(file.read_text(encoding="utf-8"))
+                said = json.loads(self._files.read(f"{_WANTED}/{name}"))
                 yield Rebuild(said["id"], said["owner"], said["model"], tuple(said["sources"]))
             except FileNotFoundError:  # done by another process meanwhile
                 continue
             except (ValueError, KeyError, TypeError) as error:
-                raise Damaged(f"{file} is not what was written: {error}") from error
+                raise Damaged(f"{self._files.where(f'{_WANTED}/{name}')} is not what was written: {error}") from error
 
     def done(self, rebuild: Rebuild) -> None:
         """It is made, or will never be."""
-        (self._folder / f"{rebuild.id}.json").unlink(missing_ok=True)
+        self._files.remove([f"{_WANTED}/{rebuild.id}.json"])
+
+
+@dataclass(slots=True)
+class Checkpoint:
+    """A file for a checkpoint, at `path`; of a store without a folder it is a copy, which `keep` brings back."""
+
+    path: Path
+    _files: Files
+    _name: str
+    _kept: int | None = field(default=None)
+
+    def keep(self) -> None:
+        """Bring what was written to `path` since the last time into the store."""
+        if self._files.local(self._name) is None and self.path.exists():
+            written = self.path.stat().st_mtime_ns
+            if written != self._kept:
+                self._files.write(self._name, [self.path.read_bytes()])
+                self._kept = written
 
 
 class UnderWay:
-    """The distillations of one store that were begun and not ended, in a folder of it. Safe for many threads and processes."""
+    """The distillations of one store that were begun and not ended. Safe for many threads and processes."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, files: Files) -> None:
+        self._files = files
 
-    def begin(self, id: str, sources: Sequence[str]) -> Path:
-        """The file for the checkpoint of a distillation of memories; the same for the same id, so that it is gone on with."""
-        self._folder.mkdir(exist_ok=True)
-        (self._folder / f"{id}.json").write_text(json.dumps(list(sources)), encoding="utf-8")
-        return self._folder / f"{id}.safetensors"
+    @contextmanager
+    def begin(self, id: str, sources: Sequence[str]) -> Iterator[Checkpoint]:
+        """The checkpoint of a distillation of memories; the same for the same id, so that it is gone on with."""
+        name = f"{_UNDER_WAY}/{id}.safetensors"
+        self._files.write(f"{_UNDER_WAY}/{id}.json", [json.dumps(list(sources)).encode()])
+        if (path := self._files.local(name)) is not None:
+            yield Checkpoint(path, self._files, name)
+            return
+        with tempfile.TemporaryDirectory(prefix="memos-") as folder:
+            copy = Checkpoint(Path(folder) / f"{id}.safetensors", self._files, name)
+            if self._files.has(name):
+                copy.path.write_bytes(self._files.read(name))
+            yield copy
 
     def end(self, id: str) -> None:
         """Remove what is left of one."""
-        for end in ("safetensors", "new", "json"):
-            (self._folder / f"{id}.{end}").unlink(missing_ok=True)
+        self._files.remove([f"{_UNDER_WAY}/{id}.{end}" for end in ("safetensors", "new", "json")])
 
     def abandon(self, sources: Collection[str]) -> list[str]:
         """Remove what was learned so far of any of these memories; the ids of the distillations."""
         gone = []
-        for file in self._folder.glob("*.json") if self._folder.is_dir() else ():
+        for name in self._files.listed(_UNDER_WAY):
+            id, _, kind = name.rpartition(".")
+            if kind != "json":
+                continue
             try:
-                if not set(json.loads(file.read_text(encoding="utf-8"))).isdisjoint(sources):
-                    gone.append(file.stem)
+                if not set(json.loads(self._files.read(f"{_UNDER_WAY}/{name}"))).isdisjoint(sources):
+                    gone.append(id)
             except FileNotFoundError:  # ended meanwhile
                 continue
-            except ValueError:  # half written: of what, nobody knows
-                gone.append(file.stem)
+            except ValueError:  # damaged: of what, nobody knows
+                gone.append(id)
         for id in gone:
             self.end(id)
         return gone

@@ -7,18 +7,17 @@ run goes on where it stopped. Only the last few changes are embedded while write
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from . import filters
 from .embedding import Embedding, spoken
 from .errors import NotAStore, StoreUnavailable
 from .manifest import Manifest
+from .sites import site
+from .turns import Turn
 from .types import Policy
 from .vault import Vault
 
@@ -30,33 +29,38 @@ def reembed(
     path: str | os.PathLike[str],
     embed: Callable[[Sequence[str]], Any] | str | None = None,
     *,
+    storage_options: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     policy: Policy = Policy(),
 ) -> int:
-    """Rebuild all vectors with `embed` (as for `MemOS`); how many memories there are, or 0 if it is the store's embedder.
+    """Rebuild all vectors with `embed` (it, path and storage_options as for `MemOS`); how many memories there are, or 0 if it is the store's embedder.
 
     Requests of other processes go on until the switch; from then on they get EmbedderMismatch until they open the store anew.
 
     Raises:
         NotAStore: there is no store at the path. StoreUnavailable: another process is re-embedding it.
     """
-    if not (Path(path) / "meta.lance").exists():
-        raise NotAStore(f"{os.fspath(path)} holds no store to re-embed")
+    place = site(path, policy, storage_options)
+    if not place.holds_store():
+        raise NotAStore(f"{place.path} holds no store to re-embed")
     embedding = Embedding(embed)
     target = embedding.manifest()
-    lock = FileLock(Path(path) / ".reembed.lock", timeout=0)
-    vault = Vault(path, policy, embedding.manifest)
+    turn = place.turn("reembed")
+    vault = Vault(place, policy, embedding.manifest)
     try:
-        with lock:
-            embedding.bind(target, vault.path)
-            return 0 if embedding.made(vault.manifest) else _fill_and_switch(vault, embedding, target, progress)
-    except Timeout:
+        turn.acquire(0)
+        embedding.bind(target, vault.path)
+        return 0 if embedding.made(vault.manifest) else _fill_and_switch(vault, embedding, target, progress, turn)
+    except TimeoutError:
         raise StoreUnavailable(f"{vault.path} is being re-embedded by another process") from None
     finally:
+        turn.release()
         vault.close()
 
 
-def _fill_and_switch(vault: Vault, embedding: Embedding, target: Manifest, progress: Callable[[int, int], None]) -> int:
+def _fill_and_switch(
+    vault: Vault, embedding: Embedding, target: Manifest, progress: Callable[[int, int], None], turn: Turn
+) -> int:
     name = "cubes_" + sha256(repr((target.embedder, target.dimension, target.probe)).encode()).hexdigest()[:12]
     if vault.manifest.filling not in (None, name):
         vault.db.drop(str(vault.manifest.filling))  # begun for an embedder that is no longer wanted
@@ -67,12 +71,13 @@ def _fill_and_switch(vault: Vault, embedding: Embedding, target: Manifest, progr
         done = total - len(todo)
         for start in range(0, len(todo), _BATCH):
             batch = todo[start : start + _BATCH]
-            _embed(vault, embedding, name, target.dimension, batch)
+            _embed(vault, embedding, name, target.dimension, batch, turn)
             progress(done := done + len(batch), total)
     with vault.writing():
         todo, gone = _outdated(vault, name)
         for start in range(0, len(todo), _BATCH):
-            _embed(vault, embedding, name, target.dimension, todo[start : start + _BATCH])
+            _embed(vault, embedding, name, target.dimension, todo[start : start + _BATCH], turn)
+        turn.require()
         vault.drop_rows(name, gone)
         total = len(vault.versions(name))
         vault.switch(replace(target, cubes=name))
@@ -88,9 +93,11 @@ def _outdated(vault: Vault, name: str) -> tuple[list[str], list[str]]:
     ]
 
 
-def _embed(vault: Vault, embedding: Embedding, name: str, dimension: int, ids: Sequence[str]) -> None:
+def _embed(vault: Vault, embedding: Embedding, name: str, dimension: int, ids: Sequence[str], turn: Turn) -> None:
     cubes = [row.cube for row in vault.rows(filters.one_of("id", ids))]
     texts = [spoken(c.origin.speaker, c.text) for c in cubes if c.text]
     vectors = iter(embedding.many(texts))
-    vault.drop_rows(name, [c.id for c in cubes])
-    vault.fill(name, dimension, cubes, [next(vectors) if c.text else None for c in cubes])
+    with vault.writing():  # by turns too: whoever lost both cannot write any more
+        turn.require()
+        vault.drop_rows(name, [c.id for c in cubes])
+        vault.fill(name, dimension, cubes, [next(vectors) if c.text else None for c in cubes])

@@ -27,7 +27,7 @@ class Rules:
         self._lock = threading.Lock()
         self._version = -1
         self._known: Mapping[str, Any] = {}
-        db.ensure("rules", RULES)
+        db.later("rules")
 
     def all(self) -> Mapping[str, Any]:
         """Every rule, as it is now. Raises Damaged for one that is not what was written."""

@@ -8,7 +8,7 @@ at every moment. What does not fit on the device moves to the host, what does no
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,15 @@ class Found:
     key: str
     tensor: torch.Tensor
     tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Keys and values held elsewhere, of tokens of a prompt behind those held here: `front` tokens are to be run first, meanwhile
+    the rest comes; `blocks` waits for it and gives tensors of [2, layers, heads, tokens, dimension], in order."""
+
+    front: int
+    blocks: Callable[[], Sequence[torch.Tensor]]
 
 
 @dataclass(slots=True)
@@ -72,16 +81,23 @@ class Shelf:
         self._used = {True: 0, False: 0}
         self._nodes: dict[str, _Node] = {}
         self._children: dict[str, set[str]] = {}  # of roots, which are no nodes
+        self._worth: dict[str, float] = {}
         self._time = 0
         self._lock = threading.RLock()
+
+    @property
+    def budgets(self) -> tuple[int, int]:
+        """Bytes that may be held on the device and on the host."""
+        return self._budgets[True], self._budgets[False]
 
     def held(self) -> Held:
         """How much is held now."""
         with self._lock:
             return Held(self._used[True], self._used[False], len(self._nodes))
 
-    def find(self, start: str, ids: Sequence[int]) -> list[Found]:
-        """The longest stretch from the beginning of `ids` that is held under a root, in order. Its last block may match in part."""
+    def find(self, start: str, ids: Sequence[int], *, using: bool = True) -> list[Found]:
+        """The longest stretch from the beginning of `ids` that is held under a root, in order. Its last block may match in part. Unless
+        it is only looked at, it counts as used now."""
         furthest, best = 0, None
         with self._lock:
             # what is held under a root may branch within a block: every branch that `ids` could take is followed to its end
@@ -101,7 +117,7 @@ class Shelf:
                 found.append(Found(best.node.key, best.node.tensor, best.tokens))
                 best = best.before
             found.reverse()
-            for each in found:
+            for each in found if using else ():
                 self._touch(self._nodes[each.key])
         return found
 
@@ -134,6 +150,23 @@ class Shelf:
             self._used[True] += node.bytes
             self._touch(node)
         return key
+
+    def value(self, worth: Mapping[str, float]) -> None:
+        """Say what blocks are worth, by key, in place of what was said before: those worth least go first, those of which nothing is
+        said are worth 0, and of equals those go first that were used longest ago."""
+        with self._lock:
+            self._worth = dict(worth)
+
+    def demote(self, keys: Iterable[str]) -> int:
+        """Move blocks from the device to the host, as far as there is room there; how many."""
+        with self._lock:
+            there = [self._nodes[k] for k in keys if k in self._nodes and self._nodes[k].on_device]
+            return sum(self._demote(node, set()) for node in reversed(there)) if self._budgets[False] else 0
+
+    def drop(self, keys: Iterable[str]) -> int:
+        """Drop blocks and all that follow them; how many."""
+        with self._lock:
+            return sum(self._drop(key) for key in list(keys))
 
     def forget(self, sources: Iterable[str]) -> int:
         """Drop every block that was made from one of these memories; how many."""
@@ -170,16 +203,20 @@ class Shelf:
         return found
 
     def _make_room(self, on_device: bool, size: int, keep: set[str]) -> bool:
-        """Move out or drop the least recently used blocks without children in the same place, until `size` bytes fit."""
+        """Move out or drop blocks without children in the same place, the least worth and least recently used first, until `size`
+        bytes fit."""
         if size > self._budgets[on_device]:
             return False
         while self._used[on_device] + size > self._budgets[on_device]:
-            victim = min((n for n in self._leaves(on_device) if n.key not in keep), key=lambda n: n.used, default=None)
+            victim = min((n for n in self._leaves(on_device) if n.key not in keep), key=self._order, default=None)
             if victim is None:
                 return False
             if not on_device or not self._demote(victim, keep):
                 self._drop(victim.key)
         return True
+
+    def _order(self, node: _Node) -> tuple[float, int]:
+        return self._worth.get(node.key, 0.0), node.used
 
     def _leaves(self, on_device: bool) -> Iterator[_Node]:
         for node in self._nodes.values():

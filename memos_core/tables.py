@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -53,6 +53,19 @@ RULES = pa.schema(
 USAGE = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
 ])  # fmt: skip
+
+LEASES = pa.schema([
+    pa.field("id", pa.string(), nullable=False), pa.field("holder", pa.string()), pa.field("until", _UTC),
+    pa.field("attempt", pa.int64()), pa.field("who", pa.string()), pa.field("what", pa.string()),
+])  # fmt: skip
+USES = pa.schema([
+    pa.field("key", pa.string(), nullable=False), pa.field("who", pa.string()), pa.field("namespace", pa.string()),
+    pa.field("model", pa.string()), pa.field("id", pa.string()), pa.field("heat", pa.list_(pa.float64())),
+    pa.field("at", pa.float64()), pa.field("reads", pa.int64()), pa.field("last", pa.float64()),
+    pa.field("first", pa.float64()), pa.field("hours", pa.list_(pa.float64())),
+])  # fmt: skip
+LATER = {"leases": LEASES, "uses": USES, "scheduler": META, "rules": RULES}
+"""Tables that a store gets when it first needs them: those made by earlier versions have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +156,11 @@ def past(cubes: Sequence[MemCube]) -> pa.Table:
     """Rows for history."""
     rows = [_cube_row(c) for c in cubes]
     return pa.Table.from_pylist([{n: r[n] for n in PAST.names} for r in rows], schema=PAST)
+
+
+def table_of(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows for one of the tables LATER."""
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=LATER[name])
 
 
 def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:

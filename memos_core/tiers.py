@@ -62,6 +62,8 @@ class Tiers:
         self._policy = policy
         self._clock = clock
         self._openers: dict[int, Opener] = {}
+        self.make_room: Callable[[int], object] = lambda size: None
+        """Called with the bytes that are missing before something that was asked for is refused for want of room."""
 
     def opener(self, model: LocalModel) -> Opener:
         """What opens this store's blobs for a model."""
@@ -74,8 +76,20 @@ class Tiers:
         for opener in self._openers.values():
             opener.close()
 
-    def to_activation(self, who: str, sources: Sequence[MemCube], model: LocalModel) -> MemCube:
+    def to_activation(
+        self,
+        who: str,
+        sources: Sequence[MemCube],
+        model: LocalModel,
+        *,
+        scope: Namespace | None = None,
+        grown: KVCache | None = None,
+    ) -> MemCube:
         """Keys and values of memories side by side, as one cube. The same memories and model again: the same cube.
+
+        Args:
+            scope: makes it the passage of the actor's requests under this namespace, in the order that is given.
+            grown: of whose tokens those are taken that stand at the same place, instead of running them.
 
         Raises:
             InvalidArgument: a memory without text, or memories of namespaces with nothing in common.
@@ -84,13 +98,25 @@ class Tiers:
         for cube in sources:
             if not isinstance(cube.payload, Text):
                 raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind} already")
-        text, _ = brief.passage(sources)
-        draft = self._draft(who, sources, model, f"kv:{_digest(model.fingerprint, self._policy.kv_bits, text)}")
+        text, _ = brief.passage(sources, ordered=scope is not None)
+        draft = self._draft(who, sources, model, self._name(text, model, scope))
+        if scope is not None:
+            draft = replace(draft, attributes={"scope": list(scope)})
         if (known := self._there(draft.id)) is not None:
             return known
-        asked, start = _opening(model, text)
-        end = asked.token_at(start + len(text) - 1) + 1
-        return self._keep(who, draft, sources, model.blocks(asked, end))
+        asked, end = opening(model, text)
+        exact = grown is not None and grown.model == model.fingerprint and not self._policy.kv_bits
+        opened = self.opener(model).opening(grown.blob) if grown is not None and exact else None
+        return self._keep(who, draft, sources, model.blocks(asked, end, opened=opened, patient=scope is not None))
+
+    def _name(self, text: str, model: LocalModel, scope: Namespace | None) -> str:
+        digest = _digest(model.fingerprint, self._policy.kv_bits, text)
+        return f"kv:{digest}" if scope is None else f"passage:{_digest(scope, digest)}"
+
+    def name_of(self, who: str, sources: Sequence[MemCube], model: LocalModel, scope: Namespace) -> str:
+        """The id that the passage of these memories has, or would have. Raises InvalidArgument as `to_activation` does."""
+        text, _ = brief.passage(sources, ordered=True)
+        return self._draft(who, sources, model, self._name(text, model, scope)).id
 
     def composed(self, who: str, cubes: Sequence[MemCube], model: LocalModel) -> MemCube:
         """One cube out of several of keys and values, side by side: their blocks moved to their places behind one another and a
@@ -116,7 +142,7 @@ class Tiers:
         if (known := self._there(draft.id)) is not None:
             return known
         opener = self.opener(model)
-        asked, _ = _opening(model, "\n".join(p.text for p in parts))
+        asked, _ = opening(model, "\n".join(p.text for p in parts))
         blocks, share = composed(model, asked, [(p.text, opener.whole(p.blob)) for p in parts])
         draft = replace(draft, attributes={"composed": True, "recomputed": round(share, 4)})
         return self._keep(who, draft, cubes, blocks)
@@ -204,8 +230,18 @@ class Tiers:
             for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
                 if (before.payload, before.access) != (now.payload, now.access):
                     raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
+            if (known := self._there(cube.id)) is not None:  # somebody else made it meanwhile
+                return known
+            if "scope" not in draft.attributes:
+                self.free(size)
             self.write(parts, blob)
             return self._put(who, cube)
+
+    def free(self, size: int) -> None:
+        """Have room made for so many bytes, as far as `Policy.kv_disk_bytes` lacks it. The caller holds `vault.writing()`."""
+        lacking = sum(self._blobs.sizes().values()) + size - self._policy.kv_disk_bytes
+        if lacking > 0:
+            self.make_room(lacking)
 
     def write(self, parts: Sequence[bytes], blob: str) -> None:
         """Write a blob, if `Policy.kv_disk_bytes` has room for it. The caller holds `vault.writing()`. Raises OutOfMemory."""
@@ -232,14 +268,18 @@ class Tiers:
         ]
         if not sources or len(sources) < len(cube.lineage):
             return None
-        text, starts = brief.passage(sources)
+        ordered = cube.attributes.get("scope") is not None
+        if ordered:
+            places = {link.id: at for at, link in enumerate(cube.lineage)}
+            sources.sort(key=lambda source: places[source.id])
+        text, starts = brief.passage(sources, ordered=ordered)
         return Passage(cube, tuple(sources), text, starts)
 
     def _there(self, id: str) -> MemCube | None:
         """A cube that is there and whole, as far as its blob's presence says."""
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload
-            if isinstance(payload, KVCache) and self._blobs.path(payload.blob).exists():
+            if isinstance(payload, KVCache) and self._blobs.has(payload.blob):
                 return row.cube
         return None
 
@@ -262,10 +302,10 @@ def _side_by_side(cube: MemCube, parts: Sequence[Passage]) -> Passage:
     return Passage(cube, tuple(s for p in parts for s in p.sources), "\n".join(p.text for p in parts), tuple(starts))
 
 
-def _opening(model: LocalModel, text: str) -> tuple[Prompt, int]:
-    """A prompt that begins with a passage, and the character at which that stands."""
+def opening(model: LocalModel, text: str) -> tuple[Prompt, int]:
+    """A prompt that begins with a passage, and the tokens of it up to the passage's end."""
     asked = model.prompt([{"role": "system", "content": text}, {"role": "user", "content": "?"}])
-    return asked, asked.text.index(text)
+    return asked, asked.token_at(asked.text.index(text) + len(text) - 1) + 1
 
 
 def _digest(*parts: object) -> str:

@@ -311,16 +311,6 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class TickReport:
-    """What a tick did: usage records written, memories expired, and whether the tables were compacted."""
-
-    at: datetime
-    used: int
-    expired: int
-    compacted: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Draft:
     """A memory that a reader proposes.
 
@@ -361,6 +351,8 @@ class Policy:
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
+    lease_seconds: in a bucket, how long a writer's turn lasts unless it is renewed, which a live one does: so long a killed one keeps
+        others waiting, and twice as long, anywhere, what a killed scheduler was building.
     kv_disk_bytes: of keys, values and adapters kept in the store's folder; building more than that is refused.
     adapter_bytes: of adapters' weights beside a model, and as much of them read into memory.
     kv_bits: how they are written: 0 as they are, exact; 8 in a quarter of float32's bytes (half of bfloat16's), close to exact.
@@ -375,6 +367,7 @@ class Policy:
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0
+    lease_seconds: float = 30.0
     kv_disk_bytes: int = 64 << 30
     kv_bits: int = 0
     adapter_bytes: int = 1 << 30

@@ -9,11 +9,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 
 from . import filters
 from .errors import Damaged, MemOSError, StoreUnavailable
 from .types import Hit, Policy, Usage
+from .uses import Uses, UseScope
 from .vault import Vault
 from .writing import Writer
 
@@ -29,6 +31,7 @@ class Upkeep:
         self._vault = vault
         self._writer = writer
         self._policy = policy
+        self.uses = Uses(vault.db)
         self._reads: dict[str, Usage] = {}
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "memos-upkeep")
@@ -86,13 +89,24 @@ class Upkeep:
         if full:
             self._later(self.flush)
 
+    def note(self, scope: UseScope, ids: Sequence[str], now: datetime) -> None:
+        """Buffer which memories a request of a scope wanted."""
+        if self.uses.note(scope, ids, now):
+            self._later(self.flush)
+
     def flush(self) -> int:
         """Write down buffered usage; of how many memories."""
         with self._lock:
             reads, self._reads = self._reads, {}
         if reads:
             self._vault.count_reads(reads)
+        self.uses.flush()
         return len(reads)
+
+    def wait(self) -> None:
+        """Wait until what is under way beside the requests is done."""
+        with suppress(RuntimeError):  # closed: then it is
+            self._thread.submit(lambda: None).result()
 
     # --- compaction ------------------------------------------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ def checked_policy(policy: Any) -> Policy:
             raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
     if not isinstance(policy.lock_seconds, int | float) or not policy.lock_seconds >= 0:
         raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
+    if not isinstance(policy.lease_seconds, int | float) or not policy.lease_seconds >= 1:
+        raise InvalidArgument(f"Policy.lease_seconds: seconds from 1 are needed, not {policy.lease_seconds!r}")
     if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(seconds=1):
         raise InvalidArgument(
             f"Policy.keep_versions: a timedelta from one second is needed, not {policy.keep_versions!r}"

@@ -11,7 +11,6 @@ that of a deletion, which comes first: opening the store adds those that a crash
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from .ledger import Ledger
 from .manifest import Manifest
 from .retention import RULE, retained
 from .rules import Rules
+from .sites import Site
 from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, outlines, past
 from .types import Event, MemCube, Policy, Usage
 
@@ -54,9 +54,9 @@ class Change:
 class Vault:
     """The memories of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at `path`, or make one as `describe` says if there is nothing."""
-        self.db = Database(path, policy, describe)
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing."""
+        self.db = Database(site, policy, describe)
         self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.listener: Callable[[Change], None] = lambda change: None
 
@@ -113,6 +113,18 @@ class Vault:
         """One column of the current memories that a condition holds for."""
         with self.db.guarded("cubes"):
             return self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
+
+    def columns(self, names: Sequence[str], where: str) -> Any:
+        """Some columns of the current memories that a condition holds for, as an Arrow table."""
+        with self.db.guarded("cubes"):
+            return self.db.cubes.search().where(where).select(list(names)).limit(ALL).to_arrow()
+
+    def last_reads(self) -> dict[str, float]:
+        """When each memory was recalled last, of those that were, in POSIX seconds."""
+        with self.db.guarded("usage"):
+            found = self.db.table("usage").search().select(["id", "last_read_at"]).limit(ALL).to_arrow()
+        times = found["last_read_at"].cast(pa.int64()).to_numpy() / 1e6
+        return dict(zip(found["id"].to_pylist(), times.tolist(), strict=True))
 
     def distinct(self, name: str, where: str) -> list[Any]:
         """The different values of a column among the current memories that a condition holds for."""
@@ -257,6 +269,10 @@ class Vault:
             if self.db.table("usage").count_rows():
                 self.db.table("usage").delete(these)
                 self.db.committed("usage")
+            if self.db.has("uses"):
+                for some in _batches(ids, 5_000):
+                    self.db.table("uses").delete(filters.one_of("id", some))
+                self.db.committed("uses")
             return self._remove_past(ids)
 
     def record(

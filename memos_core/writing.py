@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Collection, Container, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -26,6 +26,11 @@ from .vault import Vault
 
 log = logging.getLogger("memos_core")
 _TRIES = 5  # how often a change is tried against concurrent changes of the same memory
+_COLD_FROM = (
+    State.GENERATED,
+    State.ACTIVATED,
+    State.MERGED,
+)  # states in which a memory may be archived without being asked
 
 
 class Writer:
@@ -231,6 +236,22 @@ class Writer:
         """Remove memories and what was derived from them. The caller holds `vault.writing()` since it read them."""
         ids = [r.cube.id for r in rows]
         return self.forgetting.remove(self._vault.outlines(filters.one_of("id", ids)) if ids else [], who, now)
+
+    def archive_cold(self, reasons: Mapping[str, str], now: datetime) -> list[str]:
+        """Take memories out of search, each for a reason, unless they were changed or read since they were looked at last; which."""
+        if not reasons:
+            return []
+        with self._vault.writing():
+            old = [r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))]
+            new = [lifecycle.archive(c, now) for c in old]
+            self._vault.replace(old, new, [None] * len(new))
+            events = [
+                Event(str(uuid.uuid4()), now, c.access.owner, "archive", c.id, c.version, detail=reasons[c.id])
+                for c in new
+            ]
+            self._vault.record(events, [governance.readers_of(c.access) for c in new])
+        self.forget([c.id for c in new])
+        return [c.id for c in new]
 
     def expire(self, now: datetime) -> int:
         """Mark what has lapsed; how many."""

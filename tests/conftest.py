@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from memos_core import MemOS
+from tests.buckets import Server, serving
 from tests.words import WordsEmbedder
 
 settings.register_profile(
@@ -45,6 +46,13 @@ def clock() -> Clock:
 @pytest.fixture
 def embed() -> WordsEmbedder:
     return WordsEmbedder()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """Object storage on loopback."""
+    with serving() as found:
+        yield found
 
 
 @pytest.fixture

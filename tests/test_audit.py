@@ -161,7 +161,7 @@ def test_an_end_that_was_cut_off_is_found_and_stays_found(busy: Path, tmp_path: 
 
 def test_a_head_that_was_taken_away_leaves_its_trace_in_the_log(busy: Path, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
-    (path / "audit.head").unlink()
+    (path / "audit" / "head").unlink()
     with opened(path) as memory:
         assert "head" in memory.verify().faults[0]
         memory.add("more")
@@ -173,9 +173,9 @@ def test_a_head_that_was_taken_away_leaves_its_trace_in_the_log(busy: Path, tmp_
 def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(busy: Path, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
     with opened(path) as memory:
-        before = (path / "audit.head").read_bytes()
+        before = (path / "audit" / "head").read_bytes()
         memory.add("tea")
-        (path / "audit.head").write_bytes(before)
+        (path / "audit" / "head").write_bytes(before)
         assert memory.verify().sound
         memory.add("more tea")
         assert memory.verify().sound
@@ -197,7 +197,7 @@ def test_a_store_from_before_the_chain_gets_one_when_it_is_opened(busy: Path, tm
     with opened(path) as memory:
         log = memory.log(limit=1000)
         memory._vault.db.table("events").drop_columns(["link"])
-    (path / "audit.head").unlink()
+    (path / "audit" / "head").unlink()
     with opened(path) as memory:
         assert memory.log(limit=1000) == log
         assert memory.verify().sound

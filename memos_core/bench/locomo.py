@@ -74,7 +74,7 @@ class Answer:
 def main(argv: Sequence[str]) -> int:
     """Measure, print, and write down."""
     args = _arguments(argv)
-    conversations = [_conversation(c) for c in json.loads(args.data.read_text())][: args.limit]
+    conversations = [conversation(c) for c in json.loads(args.data.read_text())][: args.limit]
     embed = EmbeddingOnce(LocalEmbedder())
     answers = [a for c in conversations for a in _ask(c, embed, args)]
     results = _results(conversations, answers, args.k)
@@ -94,7 +94,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _conversation(raw: Mapping[str, Any]) -> Conversation:
+def conversation(raw: Mapping[str, Any]) -> Conversation:
+    """One conversation of LoCoMo's JSON."""
     turns = list(_turns(raw["conversation"]))
     there = {t.id for t in turns}
     asked = [

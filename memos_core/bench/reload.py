@@ -45,12 +45,13 @@ def _cell(bench: Bench, context: int, query: int, rounds: int) -> dict[str, Any]
     from .. import tensors
     from ..activation import Opener
     from ..blobs import Blobs
+    from ..files import LocalFiles
 
     progress(f"context {context:,}")
     model, draw = bench.model, random.Random(context)
     prompt = _prompt([draw.randrange(bench.shape.vocabulary) for _ in range(context + query)])
     with tempfile.TemporaryDirectory() as folder:
-        blobs = Blobs(Path(folder) / "blobs", fsync=False)
+        blobs = Blobs(LocalFiles(Path(folder), fsync=False))
         name, parts, _ = tensors.pack(model.blocks(prompt, context), model.fingerprint)
         blobs.write(parts, name)
         eager, measured = Opener(model, blobs), Opener(model, blobs)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from ..sites import Folder
 from ..types import Access, Policy
 from ..vault import Vault
 from ..working_set import Scope
@@ -92,7 +93,7 @@ def recall(run: Run, asked: Questions, ids: list[str]) -> None:
     """Of the arm that brings candidates by vector, against exact search."""
     progress("memos: recall of the vector arm")
     memories = asked.memories
-    with closing(Vault(run.folder / "large", Policy(), _unneeded)) as vault:
+    with closing(Vault(Folder(run.folder / "large"), Policy(), _unneeded)) as vault:
         for label in _labels(memories):
             shares, times = [], []
             for i, vector in enumerate(asked.vectors):

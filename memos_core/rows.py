@@ -1,0 +1,81 @@
+"""A snapshot as the scheduler reckons with it: one row for each form that a subject has or could have, with what it costs and saves
+at each place. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import heat
+from .holdings import Column, Place, SchedulePolicy, Snapshot
+from .worth import Flags, Floats, move_seconds, prefill_seconds, read_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Keys and values of all n subjects, then the adapters that exist, as rows [r].
+
+    subject: its index. adapter: whether the row is one. size, place, blob, at_hand, reads: as in the snapshot.
+    read, cost [r, places]: seconds for a read from there, and for having it there.
+    rate: reads a second that are expected, and prospect: how many before the next decision. ahead: most of them because of `Snapshot.expected`, which is likely enough where `likely`.
+    still: somebody is at work on it. fixed: its blob is never dropped. first: pinned, or an adapter that was asked for. dead: of a memory that is not searched.
+    """
+
+    subject: Column
+    adapter: Flags
+    size: Column
+    place: Column
+    blob: Flags
+    at_hand: Flags
+    reads: Column
+    read: Floats
+    cost: Floats
+    rate: Floats
+    prospect: Floats
+    ahead: Flags
+    likely: Flags
+    still: Flags
+    fixed: Flags
+    first: Flags
+    dead: Flags
+
+
+def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, cold: Flags) -> Rows:
+    """The rows of a snapshot at `now` (POSIX seconds), in which the memories `gone` [n] have expired and `cold` [n] are archived."""
+    dead = gone | cold | s.archived
+    own = heat.rate(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
+    coming = s.expected / policy.prefetch_within.total_seconds()
+    rate = np.where(dead, 0.0, np.maximum(own, coming))
+    prospect = np.maximum(heat.prospect(s.scales, s.heat, s.heat_at, now), s.expected)
+    known = s.adapter_place > Place.NOWHERE
+    having = np.flatnonzero(known)
+
+    def both(kv: Column, adapter: Column) -> Column:
+        return np.concatenate([kv, adapter[having]])
+
+    none, every = np.zeros(len(s.ids), bool), np.ones(len(s.ids), bool)
+    size, place = both(s.kv_bytes, s.adapter_bytes), both(s.kv_place, s.adapter_place).astype(np.intp)
+    blob = both(s.kv_blob | (s.kv_place == Place.DISK), s.adapter_blob | (s.adapter_place == Place.DISK))
+    at_hand = both(s.at_hand, none)
+    making = prefill_seconds(s.rates, s.tokens)
+    without = both(making, making)
+    return Rows(
+        subject=both(np.arange(len(s.ids)), np.arange(len(s.ids))),
+        adapter=both(none, every),
+        size=size,
+        place=place,
+        blob=blob,
+        at_hand=at_hand,
+        reads=both(s.reads, s.reads),
+        read=read_seconds(s.rates, without, size),
+        cost=move_seconds(s.rates, without, size, place, blob, at_hand),
+        rate=both(np.where(known, 0.0, rate), rate),  # what an adapter knows is not opened as keys and values
+        prospect=both(prospect, prospect),
+        ahead=both(coming > own, coming > own),
+        likely=both(s.expected >= policy.prefetch_from, s.expected >= policy.prefetch_from),
+        still=both(s.leased, s.leased),
+        fixed=both(~s.rebuildable & ~gone, ~s.rebuildable & ~gone),
+        first=both(s.pinned, s.pinned | s.asked),
+        dead=both(dead, dead),
+    )

@@ -1,0 +1,131 @@
+"""The verbs of upkeep: what `MemOS` does by itself, when it is told to or in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from . import reader
+from .adapters import AdapterTier
+from .carrying import Carrier
+from .census import Census
+from .errors import InvalidArgument, MemOSError
+from .holdings import Rates, SchedulePolicy
+from .leases import Leases
+from .measuring import Measured
+from .reports import TickReport
+from .scheduler import Scheduler
+from .tiers import Tiers
+from .types import Policy
+from .upkeep import Upkeep
+from .vault import Vault
+from .writing import Writer
+
+if TYPE_CHECKING:
+    from .distillation import Distillation
+    from .model import LocalModel
+
+log = logging.getLogger("memos_core")
+
+
+class Ticking:
+    """What `MemOS` inherits: it has the store, and says what time it is."""
+
+    _clock: Callable[[], datetime]
+    _model: LocalModel | None
+    _distillation: Distillation | None
+    _policy: Policy
+    _adapters: AdapterTier
+    _tiers: Tiers
+    _upkeep: Upkeep
+    _vault: Vault
+    _writer: Writer
+    _scheduler: Scheduler
+    _thread: threading.Thread | None = None
+
+    if TYPE_CHECKING:
+
+        def _require_open(self) -> None: ...
+        def _how(self, distillation: Distillation | None) -> Distillation: ...
+        def _remove_overdue(self, now: datetime) -> int: ...
+
+    def tick(self, now: datetime | None = None) -> TickReport:
+        """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), expire what has lapsed, finish what a killed
+        process began, make an adapter again that lost a source, compact the tables.
+
+        What fails is told of in the report and in the log, and the rest is done. Raises InvalidArgument, before anything is moved, for a
+        clock that went back, a budget smaller than one block, and a policy that contradicts itself.
+        """
+        self._require_open()
+        moment = reader.aware(now, "now") or self._clock()
+        used = self._upkeep.flush()
+        moves = self._scheduler.run(moment, self._model, self._distillation)
+        expired = self._remove_overdue(moment) + self._writer.expire(moment)
+        self._upkeep.sweep()
+        self._upkeep.uses.sweep(moment)
+        self._tiers.sweep()
+        if self._vault.db.has("leases"):
+            self._scheduler.leases.sweep()
+        self._rebuild()
+        return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds), tuple(moves))
+
+    def start(self, every: timedelta | float = 60.0) -> None:
+        """Tick in a thread of its own, off the way of requests: now, and then after each span (a timedelta or seconds) until `stop` or
+        `close`. Started twice is started once. Raises InvalidArgument as `tick` does."""
+        seconds = every.total_seconds() if isinstance(every, timedelta) else every
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < threading.TIMEOUT_MAX:
+            raise InvalidArgument(f"every: a positive timedelta or number of seconds is needed, not {every!r}")
+        self._require_open()
+        self._scheduler.check(self._model)
+        if self._thread is None or not self._thread.is_alive():
+            self._scheduler.stopping.clear()
+            self._thread = threading.Thread(target=self._tick_on, args=(seconds,), name="memos-tick", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Tick no more by itself. A move that is under way is finished, those behind it are left to the next start. Twice is once."""
+        self._scheduler.stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self._scheduler.stopping.clear()
+
+    def interrupt(self) -> None:
+        """Let a tick that is under way leave the moves behind the present one to others, and later ones all of them. Does not wait."""
+        self._scheduler.stopping.set()
+
+    def flush(self) -> None:
+        """Wait until what is pending is done: buffered usage written down, and every move carried out that can be now."""
+        self._require_open()
+        self._upkeep.wait()
+        self._upkeep.flush()
+        self._scheduler.settle(self._clock(), self._model, self._distillation)
+
+    def _tick_on(self, seconds: float) -> None:
+        stopping = self._scheduler.stopping
+        while not stopping.is_set():
+            try:
+                self.tick()
+            except MemOSError as error:  # the next one may go well, and what asks for memories goes on
+                log.warning("tick of %s: %s", self._vault.path, error)
+            stopping.wait(seconds)
+
+    def _rebuild(self) -> None:
+        if self._model is None or next(iter(self._adapters.rebuilds.wanted()), None) is None:
+            return
+        with self._scheduler.leases.held("rebuild", what="rebuild") as lease:
+            if lease is not None:
+                self._adapters.rebuild(self._model, self._how(None))
+
+    def _set_up_scheduler(self, schedule: SchedulePolicy, rates: Rates | None) -> None:
+        uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=2 * self._policy.lease_seconds)
+        self._scheduler = Scheduler(
+            self._vault, self._writer, uses,
+            Census(self._vault, self._tiers, self._adapters, uses, self._policy),
+            Carrier(self._tiers, self._adapters, uses, leases),
+            leases, schedule, self._clock, Measured(self._tiers, rates),
+        )  # fmt: skip
+        self._tiers.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)

@@ -1,0 +1,301 @@
+"""Ticks: what the scheduler plans is carried out, told of and not done twice; what fails does not stop the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memos_core import Carried, InvalidArgument, Kind, KVCache, MemCube, MemOS, Policy, Rates, SchedulePolicy, State
+from tests.conftest import Clock
+from tests.networks import random_model
+
+QUESTION = "Which colour does house 3 have?"
+SLOW = Rates(prefill=10.0, disk=1e9)  # a model that takes its time: what is asked twice is worth keeping
+
+
+def told(memory: MemOS, count: int = 12, **options: Any) -> list[MemCube]:
+    return [memory.add(f"The colour of house {i} is number {i * 7}.", **options)[0] for i in range(count)]
+
+
+def ask(memory: MemOS, clock: Clock, times: int = 3, **options: Any) -> str:
+    text = ""
+    for _ in range(times):
+        clock.forward(seconds=20)
+        text = memory.generate(QUESTION, max_tokens=4, **options).text
+    return text
+
+
+def kept(memory: MemOS, **options: Any) -> list[MemCube]:
+    rows = memory._vault.rows("kind = 'activation' AND state = 'activated'")
+    return [r.cube for r in rows]
+
+
+def done(moves: tuple[Carried, ...]) -> list[str]:
+    return [f"{c.move.action} {c.move.form}" for c in moves if c.outcome == "done"]
+
+
+@pytest.fixture
+def open_slow(open_store: Callable[..., MemOS]) -> Callable[..., MemOS]:
+    return lambda **options: open_store(**{"model": random_model(), "rates": SLOW, **options})
+
+
+@pytest.fixture
+def memory(open_slow: Callable[..., MemOS]) -> MemOS:
+    return open_slow()
+
+
+# --- keys and values ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_asked_again_and_again_is_kept_and_opened_and_the_answer_is_the_same(
+    memory: MemOS, open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    told(memory)
+    before = ask(memory, clock)
+    report = memory.tick()
+    assert done(report.moves) == ["build activation"]
+    [cube] = kept(memory)
+    assert len(cube.lineage) == 12
+    fresh = open_slow()
+    reply = fresh.generate(QUESTION, max_tokens=4)
+    assert reply.usage.cached > 100
+    assert reply.text == before
+    [event] = memory.log(subject=cube.id, verb="schedule")
+    assert event.outcome == "ok"
+    assert "reads without it have cost" in event.detail
+
+
+def test_a_second_tick_finds_nothing_to_do(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    assert memory.tick().moves
+    assert memory.tick().moves == ()
+
+
+def test_what_is_asked_once_is_not_kept(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock, times=1)
+    assert memory.tick().moves == ()
+
+
+def test_a_passage_that_grew_takes_over_what_was_made_and_the_one_before_goes(
+    memory: MemOS, clock: Clock, tmp_path: Path
+) -> None:
+    first = told(memory)
+    ask(memory, clock)
+    memory.tick()
+    [before] = kept(memory)
+    new = memory.add("The colour of house 99 is red, as everybody in the street can see from far away.")[0]
+    ask(memory, clock, times=8)
+    assert done(memory.tick().moves) == ["build activation"]
+    [after] = kept(memory)
+    assert {link.id for link in after.lineage} == {c.id for c in (*first, new)}
+    assert [link.id for link in after.lineage][:12] == [link.id for link in before.lineage]
+    assert len(list((tmp_path / "store" / "blobs").iterdir())) == 1
+    assert memory.generate(QUESTION, max_tokens=4).usage.cached > 100
+
+
+def test_a_passage_is_made_for_who_asks_and_only_of_what_he_may_read(memory: MemOS, clock: Clock) -> None:
+    shared, own = told(memory, 6), told(memory, 3, actor="bob")
+    for cube in shared[:3]:
+        memory.share(cube.id, readers=["bob"])
+    ask(memory, clock, actor="bob")
+    memory.tick()
+    [cube] = kept(memory)
+    assert cube.access.owner == "bob"
+    assert {link.id for link in cube.lineage} == {c.id for c in (*shared[:3], *own)}
+    assert memory.log(subject=cube.id) == []  # to ann it does not exist
+    memory.share(shared[0].id)
+    assert kept(memory) == []
+
+
+def test_what_is_given_is_let_go_for_what_was_asked_for(open_slow: Callable[..., MemOS], clock: Clock) -> None:
+    memory = open_slow(policy=Policy(kv_disk_bytes=900_000))
+    told(memory)
+    ask(memory, clock)
+    memory.tick()
+    [made] = kept(memory)
+    assert isinstance(made.payload, KVCache)
+    assert made.payload.bytes > 450_000
+    cubes = told(memory, 11, namespace=("other",))
+    [asked] = memory.convert([c.id for c in cubes], Kind.ACTIVATION)
+    assert kept(memory) == [asked]
+    [event] = memory.log(subject=made.id, verb="schedule", limit=1)
+    assert "were needed for what was asked for" in event.detail
+
+
+def test_what_was_converted_by_hand_stays(memory: MemOS) -> None:
+    [cube] = memory.convert([c.id for c in told(memory, 3)], Kind.ACTIVATION)
+    memory.tick()
+    memory.tick(memory._clock() + timedelta(days=400))
+    assert kept(memory) == [cube]
+
+
+def test_the_shelf_is_filled_ahead_of_a_conversation_and_the_disk_is_not_read_for_it(
+    memory: MemOS, open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    told(memory)
+    ask(memory, clock)
+    memory.tick()
+    fresh = open_slow(rates=Rates(prefill=10.0, disk=1e6))
+    report = fresh.tick()
+    assert {(c.move.action, c.outcome) for c in report.moves} <= {("prefetch", "done"), ("load", "done")}
+    assert report.moves
+    assert fresh._model is not None
+    assert fresh._model.shelf.held().blocks > 0
+    read = fresh._tiers.opener(fresh._model).loading.value
+    reply = fresh.generate(QUESTION, max_tokens=4)
+    assert reply.usage.cached > 100
+    assert fresh._tiers.opener(fresh._model).loading.value == read
+
+
+def test_without_a_model_nothing_is_built(open_slow: Callable[..., MemOS], clock: Clock) -> None:
+    told(memory := open_slow())
+    ask(memory, clock)
+    memory.close()
+    plain = open_slow(model=None)
+    assert plain.tick().moves == ()
+
+
+# --- memories of text -----------------------------------------------------------------------------------------------------
+
+
+def test_what_nobody_reads_is_archived_and_told_of_with_its_reason(memory: MemOS, clock: Clock) -> None:
+    cold, named = memory.add("The spare key is under the blue pot.")[0], memory.add("Ann is ill.", key="health")[0]
+    clock.forward(days=80)
+    warm = memory.add("The train to Lyon leaves at 7:40.")[0]
+    clock.forward(days=20)
+    report = memory.tick()
+    assert done(report.moves) == ["archive plaintext"]
+    assert memory.get(cold.id).state is State.ARCHIVED
+    assert memory.get(warm.id).state is memory.get(named.id).state is State.GENERATED
+    [event] = memory.log(subject=cold.id, verb="archive")
+    assert "not read for" in event.detail
+    assert memory.tick().moves == ()
+
+
+def test_reading_keeps_a_memory_and_so_does_freezing_it(memory: MemOS, clock: Clock) -> None:
+    read, frozen = memory.add("The spare key is under the blue pot.")[0], memory.add("Ann is ill.")[0]
+    memory.freeze(frozen.id)
+    clock.forward(days=80)
+    memory.search("Where is the spare key?", k=1)
+    clock.forward(days=20)
+    assert memory.tick().moves == ()
+    assert memory.get(read.id).state is State.GENERATED
+    assert memory.get(frozen.id).state is State.FROZEN
+
+
+def test_a_policy_may_say_that_nothing_is_archived(open_store: Callable[..., MemOS], clock: Clock) -> None:
+    memory = open_store(schedule=SchedulePolicy(archive_after=None))
+    memory.add("The spare key is under the blue pot.")
+    clock.forward(days=4_000)
+    assert memory.tick().moves == ()
+
+
+def test_what_has_lapsed_is_expired_as_planned(memory: MemOS, clock: Clock) -> None:
+    [cube] = memory.add("The meeting is at four.", ttl=60)
+    clock.forward(minutes=2)
+    report = memory.tick()
+    assert done(report.moves) == ["expire plaintext"]
+    assert report.expired == 1
+    assert memory.log(subject=cube.id, verb="expire")
+
+
+# --- what goes wrong ------------------------------------------------------------------------------------------------------
+
+
+def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(memory: MemOS, clock: Clock, tmp_path: Path) -> None:
+    told(memory, 6, namespace=("a",))
+    told(memory, 6, namespace=("b",))
+    for label in ("a", "b"):
+        ask(memory, clock, namespace=(label,))
+    memory.flush()
+    damaged, whole = sorted(kept(memory), key=lambda c: c.namespace)
+    assert isinstance(damaged.payload, KVCache)
+    file = tmp_path / "store" / "blobs" / damaged.payload.blob
+    body = bytearray(file.read_bytes())
+    body[-100] ^= 1  # it is to be grown, and what it would be grown from is damaged
+    file.write_bytes(body)
+    for label in ("a", "b"):
+        memory.add(
+            f"The colour of house 99 in street {label} is red, as everybody can see from far away.", namespace=(label,)
+        )
+        ask(memory, clock, times=8, namespace=(label,))
+    assert memory._model is not None
+    memory._model.shelf.clear()
+    outcomes = {c.who + c.move.action: c.outcome for c in memory.tick().moves}
+    assert outcomes
+    assert {c.namespace for c in kept(memory)} >= {("b",)}
+    assert whole.id not in {c.id for c in kept(memory)}
+
+
+def test_a_clock_that_went_back_moves_nothing(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    memory.tick()
+    before = memory.log(limit=1000)
+    with pytest.raises(InvalidArgument, match="clock went back"):
+        memory.tick(clock.now - timedelta(hours=1))
+    assert memory.log(limit=1000) == before
+
+
+def test_a_budget_smaller_than_a_block_is_refused_before_anything_moves(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    memory = open_slow(policy=Policy(kv_disk_bytes=1_000))
+    told(memory)
+    ask(memory, clock)
+    for verb in (memory.tick, memory.start):
+        with pytest.raises(InvalidArgument, match=r"Budgets\.disk: 1,000 bytes hold no block"):
+            verb()
+    assert kept(memory) == []
+
+
+def test_a_policy_that_contradicts_itself_is_refused_by_name_when_the_store_is_opened(
+    open_store: Callable[..., MemOS],
+) -> None:
+    with pytest.raises(InvalidArgument, match=r"SchedulePolicy\.keep"):
+        open_store(schedule=SchedulePolicy(keep=2.0))
+    with pytest.raises(InvalidArgument, match="schedule: a SchedulePolicy is needed"):
+        open_store(schedule=True)
+
+
+# --- in a thread ----------------------------------------------------------------------------------------------------------
+
+
+def test_started_it_ticks_by_itself_until_it_is_stopped(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    memory.start(every=0.01)
+    memory.start(every=0.01)
+    assert [t.name for t in threading.enumerate()].count("memos-tick") == 1
+    memory.flush()
+    assert len(kept(memory)) == 1
+    memory.stop()
+    memory.stop()
+    assert "memos-tick" not in [t.name for t in threading.enumerate()]
+
+
+def test_closing_stops_it(memory: MemOS) -> None:
+    memory.start(every=0.01)
+    memory.close()
+    assert "memos-tick" not in [t.name for t in threading.enumerate()]
+
+
+@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), True, "often"])
+def test_a_span_that_is_none_is_refused(memory: MemOS, every: Any) -> None:
+    with pytest.raises(InvalidArgument, match="every"):
+        memory.start(every)
+
+
+def test_flush_is_the_end_of_all_that_is_pending(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    memory.flush()
+    assert len(kept(memory)) == 1
+    assert memory.tick().moves == ()
