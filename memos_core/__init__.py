@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from .phrasing import Lesson, Point
     from .reader import LLMReader
     from .reports import Carried, TickReport
+    from .sensitivity import Sensitivity, checked_forms
     from .telling import AnswerStream
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
@@ -157,6 +158,7 @@ __all__ = [
     "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
+    "Sensitivity",
     "SourceKind",
     "State",
     "Stats",
@@ -172,6 +174,7 @@ __all__ = [
     "Usage",
     "WorkersUnavailable",
     "checked_decoding",
+    "checked_forms",
     "grant",
     "read_answer",
 ]  # fmt: skip
@@ -180,7 +183,7 @@ _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
-    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "read_answer": "toolcalls",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

@@ -333,7 +333,7 @@ class AdapterTier:
         rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
         now = self._clock()
         found = [r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
-        return found if len(found) == len(cube.lineage) else None
+        return found if len(found) == len(cube.lineage) and self._writer.shows(who, found) else None
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         where, now = _common([c.namespace for c in sources]), self._clock()

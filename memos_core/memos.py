@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
 from .scheduler import checked_schedule
+from .sensitivity import Sensitivity, checked_sensitivity
 from .sites import site
 from .statements import Statements
 from .ticking import Ticking
@@ -85,6 +87,7 @@ class MemOS(Forms, Trust, Ticking):
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
+        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; None: nothing.
         distillation: how memories become adapters, see `Distillation`.
         policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
         rates: what things cost on this machine; None measures it.
@@ -109,6 +112,7 @@ class MemOS(Forms, Trust, Ticking):
         embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
+        sensitivity: Sensitivity | None = None,
         distillation: Distillation | None = None,
         policy: Policy = Policy(),
         schedule: SchedulePolicy = SchedulePolicy(),
@@ -146,6 +150,12 @@ class MemOS(Forms, Trust, Ticking):
         self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
         self._model = model
         self._distillation = distillation
+        self._sensitivity = checked_sensitivity(sensitivity)
+        if sensitivity is not None:
+            self._vault.tagged = sensitivity.tagged
+            self._writer.shows = lambda who, cubes: all(
+                sensitivity.is_raw(who, c) or not sensitivity.tagged(c).sensitivity for c in cubes
+            )
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
@@ -214,7 +224,7 @@ class MemOS(Forms, Trust, Ticking):
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
         self._upkeep.after_write()
-        return stored
+        return [self._vault.tagged(cube) for cube in stored]
 
     def update(
         self,
@@ -238,7 +248,9 @@ class MemOS(Forms, Trust, Ticking):
     def restore(self, id: str, version: int, *, actor: str | None = None) -> MemCube:
         """Make a new version with the content of an old one; access and state stay as they are today."""
         version = checked_number(version, "version")
-        past = self.get(id, version=version, actor=actor)
+        past = self._inquiry.get(
+            self._who(actor), checked_id(id), version
+        )  # as it is: nothing is left out of what is stored
         return self._change(
             id, actor, "restore", governance.require_write, lambda cube: lifecycle.restored(cube, past, self._clock())
         )
@@ -256,7 +268,7 @@ class MemOS(Forms, Trust, Ticking):
         self._groups.require_known(may_read | may_write, who)
         changed = self._writer.share(checked_id(id), who, may_read, may_write)
         self._upkeep.after_write()
-        return changed
+        return self._vault.tagged(changed)
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
@@ -314,7 +326,7 @@ class MemOS(Forms, Trust, Ticking):
         )
         hits = self._working_set.search(scope, question, k, narrowed, now)
         self._upkeep.count(hits, now)
-        return hits
+        return [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits] if self._sensitivity else hits
 
     def brief(
         self,
@@ -358,15 +370,20 @@ class MemOS(Forms, Trust, Ticking):
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
-        return self._inquiry.get(self._who(actor), checked_id(id), version)
+        who = self._who(actor)
+        return self._shown(who, self._inquiry.get(who, checked_id(id), version))
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
-        return self._inquiry.history(self._who(actor), checked_id(id))
+        who = self._who(actor)
+        return [self._shown(who, cube) for cube in self._inquiry.history(who, checked_id(id))]
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
-        return self._inquiry.lineage(self._who(actor), checked_id(id))
+        who = self._who(actor)
+        found = self._inquiry.lineage(who, checked_id(id))
+        parents, children = (tuple(self._shown(who, c) for c in some) for some in (found.parents, found.children))
+        return Ancestry(self._shown(who, found.cube), parents, children)
 
     def log(
         self,
@@ -427,6 +444,7 @@ class MemOS(Forms, Trust, Ticking):
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
+        who = self._who(actor)
+        changed = self._writer.change(checked_id(id), who, verb, require, make)
         self._upkeep.after_write()
-        return changed
+        return self._shown(who, self._vault.tagged(changed))

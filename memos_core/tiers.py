@@ -266,7 +266,7 @@ class Tiers:
         sources = [
             r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)
         ]
-        if not sources or len(sources) < len(cube.lineage):
+        if not sources or len(sources) < len(cube.lineage) or not self._writer.shows(who, sources):
             return None
         ordered = cube.attributes.get("scope") is not None
         if ordered:

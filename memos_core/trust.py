@@ -16,6 +16,7 @@ from .errors import IllegalTransition, InvalidArgument, NotFound
 from .grants import Context
 from .groups import Groups, acting
 from .reader import aware
+from .sensitivity import Sensitivity
 from .types import Event, MemCube, Namespace, Receipt, State
 from .upkeep import Upkeep
 from .validate import checked_end, checked_id, checked_ids, checked_namespace, checked_number, checked_word
@@ -29,6 +30,7 @@ class Trust:
     _clock: Callable[[], datetime]
     _duplicates: Duplicates
     _groups: Groups
+    _sensitivity: Sensitivity | None
     _upkeep: Upkeep
     _vault: Vault
     _writer: Writer
@@ -136,7 +138,11 @@ class Trust:
         below = [outline.id for outline in self._writer.forgetting.descendants([cube.id])]
         seen = filters.all_of(filters.readable_by(who), filters.current(self._clock()))
         found = {row.cube.id: row.cube for row in self._vault.by_ids(below, seen)}
-        return [cube, *(found[one] for one in below if one in found)]
+        return [self._shown(who, c) for c in (cube, *(found[one] for one in below if one in found))]
+
+    def _shown(self, who: str, cube: MemCube) -> MemCube:
+        """A memory as an actor is given it."""
+        return cube if self._sensitivity is None else self._sensitivity.shown(who, cube)
 
     def archived(
         self,
@@ -150,14 +156,15 @@ class Trust:
     ) -> list[MemCube]:
         """Memories that were taken out of search, by their name or by when they happened ([since, until)), the newest first. `restore`
         brings one back."""
+        who = self._who(actor)
         where = filters.all_of(
-            filters.readable_by(self._who(actor)), filters.under(checked_namespace(namespace, root=True)),
+            filters.readable_by(who), filters.under(checked_namespace(namespace, root=True)),
             filters.in_states([State.ARCHIVED]), filters.current(self._clock()),
             filters.happened(aware(since, "since"), aware(until, "until")),
             None if key is None else f"key = {filters.literal(checked_word(key, 'key') or '')}",
         )  # fmt: skip
         rows = self._vault.rows(where, limit=checked_number(limit, "limit"), order=("-happened_at", "id"))
-        return [row.cube for row in rows]
+        return [self._shown(who, row.cube) for row in rows]
 
     # --- said twice ------------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,8 @@ class Vault:
         self.db = Database(site, policy, describe)
         self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.listener: Callable[[Change], None] = lambda change: None
+        self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
+        """What is said in the header of a memory of what was found in it, before it is stored."""
 
     @property
     def path(self) -> str:
@@ -206,7 +208,7 @@ class Vault:
         no text keeps no vector."""
         if not new:
             return
-        new, known = [self.retained(c) for c in new], [c for c in old if c is not None]
+        new, known = [self.tagged(self.retained(c)) for c in new], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:

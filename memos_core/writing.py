@@ -44,6 +44,8 @@ class Writer:
         """Called with memories that are gone or say something else now: whoever holds what was made from them drops it."""
         self.removing: Callable[[Collection[str], Sequence[MemCube]], object] = lambda ids, forms: None
         """Called with the ids of all that is about to be removed, and with those of it that are held in other forms than text."""
+        self.shows: Callable[[str, Sequence[MemCube]], bool] = lambda who, cubes: True
+        """Whether an actor is given memories as they are, also where words cannot be left out."""
         self.forgetting = Forgetting(
             vault, blobs, lambda ids, forms: self.removing(ids, forms), lambda ids: self.forget(ids)
         )

@@ -28,7 +28,7 @@ MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
     "lancedb": {"vault", "database", "ledger"}, "pyarrow": {"vault", "database", "tables", "ledger", "rules"}, "torch": {"resident", "measuring", "curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
     "filelock": {"sites"}, "fsspec": {"bucket"}, "s3fs": {"bucket"}, "botocore": {"bucket"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
-    "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"},
+    "transformers": {"attention", "model", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"}, "phonenumbers": {"sensitivity"}, "stdnum": {"sensitivity"},
 }  # fmt: skip
 ON_TOP = {"memos": {"cli", "bench", "workers", "__init__"}, "cli": set(), "workers": {"cli"}, "bench": {"cli"}}
 IMPURE = {"os", "io", "pathlib", "time", "random", "socket", "subprocess", "threading", "shutil", "tempfile", "logging"}
@@ -220,6 +220,7 @@ def test_exports_are_these() -> None:
             "SchedulePolicy",
             "SchemaMismatch",
             "Scores",
+            "Sensitivity",
             "SourceKind",
             "State",
             "Stats",
@@ -235,6 +236,7 @@ def test_exports_are_these() -> None:
             "Usage",
             "WorkersUnavailable",
             "checked_decoding",
+            "checked_forms",
             "grant",
             "read_answer",
         ]
