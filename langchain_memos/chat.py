@@ -109,6 +109,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         model: a `LocalModel`, or the folder or name of one, loaded now. Several `ChatMemOS` may share one. None: the memory's own.
         memory: a `MemOS`, or the path of one, opened at first use; None for a model without memory.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
+        schedule: True to let the memory tick by itself, and keep as keys and values what is asked for often, see `MemOS.start`.
         user_id: whose memories, and whose cache: a name, or a callable from the run's `Runtime` (None outside of a graph) to one.
             None: what the run's context, configuration or server says. Without memory it may be nobody.
         namespace: memories at or below it; () is everything that the user may read.
@@ -151,6 +152,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         *,
         memory: MemOS | str | PathLike[str] | None = None,
         embed: Any = None,
+        schedule: bool = False,
         **fields: Any,
     ) -> None:
         fields.pop("api_key", None)
@@ -160,7 +162,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
             model = memory.model
         model = _loaded(model)
         if memory is not None:
-            fields["engine"] = Engine(memory, embed, model=model)
+            fields["engine"] = Engine(memory, embed, model=model, schedule=schedule)
         checked_given(fields.get("user_id"))
         if "namespace" in fields:
             fields["namespace"] = checked_namespace(fields["namespace"], root=True)

@@ -29,6 +29,7 @@ class Engine:
         embed: the embedder, for a path: what `as_embedder` takes.
         model: the `LocalModel`, for a path; a `MemOS` that was given must have been opened with it.
         on_error: what `attempt` does with a failure.
+        schedule: whether the memory is to tick by itself (`MemOS.start`) from the first use on.
 
     Raises:
         InvalidArgument: for an argument; a `MemOS` brings its embedder, so one with an `embed` is refused.
@@ -41,6 +42,7 @@ class Engine:
         *,
         model: Any = None,
         on_error: OnError = "raise",
+        schedule: bool = False,
     ) -> None:
         if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
@@ -57,7 +59,9 @@ class Engine:
         self._opening = threading.Lock()
         self._embed = as_embedder(embed)
         self._model = model
+        self._schedule = schedule
         self._on_error = on_error
+        self._starts = schedule
 
     @property
     def memory(self) -> MemOS:
@@ -66,12 +70,16 @@ class Engine:
             if self._opened is None:
                 assert self._path is not None
                 self._opened = MemOS(self._path, embed=self._embed, model=self._model)
+            if self._starts:
+                self._opened.start()
+                self._starts = False
             return self._opened
 
     def close(self) -> None:
         """Let go of the store if it was opened here; the next use opens it again."""
         with self._opening:
             if self._opened is not None and self._path is not None:
+                self._starts = self._schedule
                 self._opened.close()
                 self._opened = None
 

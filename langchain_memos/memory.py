@@ -81,6 +81,7 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         max_tokens: of what is recalled for a turn.
         on_error: what to do if the memory fails: "warn" logs it and lets the agent go on without, "raise" raises.
         write: False to recall only.
+        schedule: True to let the memory tick by itself, off the way of requests, see `MemOS.start`.
         tools: True to offer the agent the tools of `create_memos_tools` as well, or the names of some of them.
         trace_policy: what of the hooks' inputs and outputs goes into traces, see LangChain's `AgentMiddleware.trace_policy`.
             The model's own span shows its prompt, with what was recalled, in any case.
@@ -103,11 +104,12 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         max_tokens: int = 1500,
         on_error: OnError = "warn",
         write: bool = True,
+        schedule: bool = False,
         tools: bool | Sequence[str] = False,
         trace_policy: TracePolicy | None = None,
     ) -> None:
         super().__init__()
-        self._engine = Engine(memory, embed, on_error=on_error)
+        self._engine = Engine(memory, embed, on_error=on_error, schedule=schedule)
         self._user_id = checked_given(user_id)
         self._namespace = checked_namespace(namespace)
         self._max_tokens = checked_count(max_tokens, "max_tokens")

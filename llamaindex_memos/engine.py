@@ -28,11 +28,14 @@ class Engine:
         InvalidArgument: neither a MemOS nor a path, or an embedder beside a MemOS.
     """
 
-    def __init__(self, memory: MemOS | str | os.PathLike[str], embed: Any = None, model: Any = None) -> None:
+    def __init__(
+        self, memory: MemOS | str | os.PathLike[str], embed: Any = None, model: Any = None, schedule: bool = False
+    ) -> None:
         if not isinstance(memory, MemOS | str | os.PathLike) or memory == "":
             raise InvalidArgument(f"memory: a MemOS or the path of one is needed, not {memory!r}")
         self._embed = embed
         self._model = model
+        self._schedule = schedule
         self._opened: _Opened | None = None
         if not isinstance(memory, MemOS):
             self.path = _whole(memory)
@@ -47,13 +50,15 @@ class Engine:
     @property
     def memory(self) -> MemOS:
         """The engine, found or opened now if it was not yet."""
-        if self._opened is not None:
-            return self._opened.memory
-        with _lock:
-            if self._opened is None:
-                self._opened = self._found() or self._open()
-                self._opened.holders.add(self)
-        return self._opened.memory
+        opened = self._opened
+        if opened is None:
+            with _lock:
+                opened = self._opened = self._opened or self._found() or self._open()
+                opened.holders.add(self)
+        if self._schedule and not opened.started:
+            opened.started = True
+            opened.memory.start()
+        return opened.memory
 
     @property
     def answering(self) -> MemOS:
@@ -107,6 +112,7 @@ class _Opened:
     def __init__(self, memory: MemOS, ours: bool = False) -> None:
         self.memory = memory
         self.ours = ours
+        self.started = False
         self.holders: WeakSet[Engine] = WeakSet()
 
 
@@ -127,7 +133,11 @@ def engine_of(memory: Any, embed: Any, fields: dict[str, Any], known: Mapping[st
     path = fields.get("path")
     if memory is not None and path is not None:
         raise InvalidArgument("memory, path: give one of them")
-    engine = Engine(memory if memory is not None else path if path is not None else known["path"], embed)
+    engine = Engine(
+        memory if memory is not None else path if path is not None else known["path"],
+        embed,
+        schedule=bool(fields.get("schedule")),
+    )
     fields["path"] = engine.path
     return engine
 

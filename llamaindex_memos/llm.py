@@ -68,6 +68,7 @@ class MemOSLLM(FunctionCallingLLM):  # type: ignore[misc]  # LlamaIndex is untyp
         model: a `LocalModel`, or the folder or name of one, loaded now. Several may share one. None: the memory's own.
         memory: a `MemOS` that answers with this model, or the path of one, opened at first use. None: a model without memory.
         embed: the embedder, for a path: a LlamaIndex `BaseEmbedding`, or whatever `MemOS` takes.
+        schedule: True to let the memory tick by itself, and keep as keys and values what is asked for often, see `MemOS.start`.
         user_id: whose memories, and whose cache. Without memory it may be nobody.
         session_id: the conversation, of which each turn runs what it adds; for a model with memory.
         namespace: memories at or below it; () is everything that the user may read.
@@ -116,6 +117,7 @@ class MemOSLLM(FunctionCallingLLM):  # type: ignore[misc]  # LlamaIndex is untyp
         *,
         memory: MemOS | str | PathLike[str] | None = None,
         embed: Any = None,
+        schedule: bool = False,
         **fields: Any,
     ) -> None:
         if unknown := sorted(set(fields) - set(type(self).model_fields)):
@@ -135,7 +137,7 @@ class MemOSLLM(FunctionCallingLLM):  # type: ignore[misc]  # LlamaIndex is untyp
         if model is None and isinstance(memory, MemOS):
             model = memory.model
         model = _loaded(model)
-        engine = None if memory is None else Engine(memory, embed, model)
+        engine = None if memory is None else Engine(memory, embed, model, schedule)
         if engine is not None and isinstance(memory, MemOS):
             _ = engine.answering
         super().__init__(**fields)

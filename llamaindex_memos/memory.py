@@ -61,6 +61,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         on_error: what to do if the engine fails: "warn" logs it and lets the chat go on (messages then are kept in this object, and
             written when the engine is back), "raise" raises.
         write: False to recall and keep the conversation only, and learn nothing.
+        schedule: True to let the memory tick by itself, off the way of requests, see `MemOS.start`.
         tokenizer_fn: text to tokens; None: LlamaIndex's own.
 
     Raises:
@@ -94,6 +95,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     insert: Insert = Field(default="auto", description="Where a recalled text stands.")
     on_error: OnError = Field(default="warn", description="What to do if the engine fails.")
     write: bool = Field(default=True, description="Whether to learn.")
+    schedule: bool = Field(default=False, description="Whether the memory ticks by itself.")
     tokenizer_fn: Callable[[str], Sequence[Any]] = Field(default_factory=get_tokenizer, exclude=True)
 
     _engine: Engine = PrivateAttr()
@@ -152,7 +154,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
     def attach(self, memory: MemOS) -> None:
         """Go on with this engine."""
-        engine = Engine(memory)
+        engine = Engine(memory, schedule=self.schedule)
         with self._lock:
             self.path, self._engine, self._recalled = engine.path, engine, None
 

@@ -80,12 +80,14 @@ if TYPE_CHECKING:
     from .holdings import Move, Rates, SchedulePolicy
     from .items import Items
     from .memos import MemOS
+    from .merging import Merge
     from .model import LocalModel
     from .phrasing import Lesson, Point
     from .reader import LLMReader
     from .reports import Carried, TickReport
     from .sensitivity import Sensitivity, checked_forms
     from .telling import AnswerStream
+    from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
 
@@ -108,10 +110,12 @@ __all__ = [
     "Brief",
     "BrokenCall",
     "Carried",
+    "Changed",
     "Conflict",
     "ContextTooLong",
     "Damaged",
     "Decoding",
+    "Difference",
     "Distillation",
     "Draft",
     "EmbedderFailed",
@@ -136,6 +140,7 @@ __all__ = [
     "MemCube",
     "MemOS",
     "MemOSError",
+    "Merge",
     "MissingPackage",
     "ModelError",
     "ModelMismatch",
@@ -155,10 +160,12 @@ __all__ = [
     "Receipt",
     "Recipe",
     "Reply",
+    "Rollback",
     "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
     "Sensitivity",
+    "Snapshot",
     "SourceKind",
     "State",
     "Stats",
@@ -182,7 +189,8 @@ __all__ = [
 _LAZY = {
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
-    "LocalModel": "model", "MemOS": "memos", "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
+    "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
+    "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
     "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls",
 }  # fmt: skip
 

@@ -299,6 +299,9 @@ class AdapterTier:
         event, and no longer wanted."""
         made = []
         for wanted in [r for r in self.rebuilds.wanted() if r.model == model.fingerprint][:most]:
+            if self._there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
+                self.rebuilds.done(wanted)
+                continue
             try:
                 sources = []
                 for id in wanted.sources:

@@ -24,6 +24,7 @@ from .alteration import altered, lasting
 from .errors import InvalidArgument, MemOSError
 from .guard import Guard, divergence
 from .prompt import Prompt, one_system
+from .tally import Tally
 from .tiers import Passage, Tiers
 from .types import Brief, Generation, MemCube, Namespace
 
@@ -73,6 +74,7 @@ class Answering:
         self._opener = tiers.opener(model)
         self._failed = failed
         self.guard = Guard()
+        self.tally = Tally()
         self._conversations: OrderedDict[tuple[str, Namespace, str], _Conversation] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -109,6 +111,7 @@ class Answering:
                 **decoding,
             )
         made = yield from pieces
+        self.tally.note(asked.actor, made.usage)
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)
         elif made.usage.prefilled >= 64:  # fewer say more about the call than about the rate

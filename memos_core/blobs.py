@@ -5,11 +5,12 @@ A blob is never changed, and is checked when it is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 
 from .errors import Damaged
 from .files import Files
+from .transactions import Transaction
 
 _FOLDER = "blobs"
 
@@ -19,6 +20,8 @@ class Blobs:
 
     def __init__(self, files: Files) -> None:
         self._files = files
+        self.inside: Callable[[], Transaction | None] = lambda: None
+        """Asked for the transaction that the caller is inside of: what it makes goes if it is not kept, what it removes stays until it is."""
 
     def path(self, name: str) -> str:
         """Where a blob lies, for messages. Raises Damaged for a name that is none: it came from a record."""
@@ -30,7 +33,11 @@ class Blobs:
 
     def write(self, parts: Sequence[bytes | memoryview], name: str) -> None:
         """Write a blob under a name that its content gives it. What is there already stays. Raises StoreUnavailable."""
+        if (under_way := self.inside()) is not None:
+            under_way.unwanted.discard(name)
         if not self.has(name):
+            if under_way is not None:
+                under_way.made.add(name)
             self._files.write(self._file(name), parts)
 
     def read(self, name: str, start: int, size: int) -> bytearray:
@@ -45,7 +52,14 @@ class Blobs:
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove blobs; one that is not there is no error."""
-        self._files.remove([self._file(name) for name in names])
+        if (under_way := self.inside()) is not None:
+            under_way.unwanted.update(names)
+        else:
+            self._files.remove([self._file(name) for name in names])
+
+    def settle(self, ended: Transaction, kept: bool) -> None:
+        """Remove what a transaction needs no more, or what it made."""
+        self.remove(ended.unwanted if kept else ended.made)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of each blob."""
@@ -53,6 +67,8 @@ class Blobs:
 
     def sweep(self, wanted: Iterable[str]) -> int:
         """Remove what is not wanted, halves of files among it; how many. The caller sees to it that nobody is writing."""
+        if self.inside() is not None:
+            return 0  # what it would remove may be wanted again
         return self._files.sweep(_FOLDER, wanted)
 
     def _file(self, name: str) -> str:

@@ -45,7 +45,9 @@ class Carrier:
             if not mine:
                 return False, None
             if move.action is Action.BUILD:
-                return True, self._build(move, subject, model)
+                if self._tiers.there(subject.id) is not None:
+                    return False, None  # somebody else did, after this was planned
+                return True, self._build(subject, model)
             if move.action is Action.DISTIL:
                 assert how is not None, "without it no subject is distillable"
                 return True, self._adapters.distilled(subject.who, subject.sources, model, how)
@@ -57,7 +59,7 @@ class Carrier:
                 self._let_go(move, subject, model)
             return True, subject.cube
 
-    def _build(self, move: Move, subject: Subject, model: LocalModel) -> MemCube:
+    def _build(self, subject: Subject, model: LocalModel) -> MemCube:
         """The passage of a scope, out of what there is of the one before it; that one goes, as the new one is there."""
         assert subject.scope is not None, "only a scope's passage is ever built"
         before = max(subject.former, key=lambda c: len(c.lineage), default=None)
@@ -66,12 +68,10 @@ class Carrier:
         for old in subject.former:
             if old.id != made.id:
                 self._give_up(Subject(old.id, subject.who, cube=old))
-        if move.target > Place.DISK:
-            self._load(Subject(made.id, subject.who, subject.sources, made, subject.scope), model)
         return made
 
     def _load(self, subject: Subject, model: LocalModel) -> None:
-        cube = subject.cube
+        cube = subject.cube or self._tiers.there(subject.id)  # it may have been built just now
         if cube is not None and isinstance(cube.payload, KVCache) and subject.scope is not None:
             parts = self._tiers.opener(model).parts(cube.payload.blob)
             resident.put(model, (subject.who, *subject.scope), parts, [link.id for link in cube.lineage])

@@ -57,7 +57,8 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What a snapshot is taken under: numbers, rates, what may be built yet, who is at work on what, and when (POSIX seconds)."""
+    """What a snapshot is taken under: numbers, rates, what may be built yet, who is at work on what, and when (POSIX seconds); and
+    of which subjects no adapter could be made a while ago."""
 
     policy: SchedulePolicy
     rates: Rates
@@ -66,6 +67,7 @@ class Circumstances:
     now: float
     model: LocalModel | None = None
     distillation: Distillation | None = None
+    failing: Collection[str] = ()
 
 
 @dataclass(slots=True)
@@ -131,6 +133,14 @@ class Census:
             disk=self._policy.kv_disk_bytes, adapters=self._policy.adapter_bytes, block=block, window=model.window,
         )  # fmt: skip
 
+    def costs(self, model: LocalModel, rates: Rates) -> Costs:
+        """Seconds for a token: opening one costs its copy, and that all of a question and its answer attends to it, which is so many
+        parts of running it (a layer runs about 12 times its width squared for a token, and attends with 4 times its width)."""
+        run, width = 1 / rates.prefill, int(model.network.config.get_text_config().hidden_size)
+        attended = run * min(1.0, _QUERY / (3 * width))
+        frame = model.count(brief.HEADER + brief.FOOTER)
+        return Costs(run, attended + model.token_bytes / rates.device, int(model.window * _OF_WINDOW), frame)
+
     # --- memories of text --------------------------------------------------------------------------------------------------
 
     def _texts(self, at: Circumstances) -> dict[str, Any]:
@@ -169,7 +179,7 @@ class Census:
     ) -> set[str]:
         """The passage of a scope, as it is and as it should be; the ids of the cubes that are spoken for by that."""
         scope, scales = used.scope, self._uses.scales()
-        mine = [c for c in kept.values() if _is_of(c, scope)]
+        mine = [c for c in kept.values() if made_for(c, scope)]
         held = max(mine, key=lambda c: (len(c.lineage), c.id), default=None)
         cubes = self._members(used, held)
         requests = warmth(used.requests, scales, at.now)
@@ -180,7 +190,7 @@ class Census:
         there = tuple(link.id for link in held.lineage) if held is not None else ()
         if not set(there) <= cubes.keys():  # it can no longer be opened
             held = None
-        costs = self._costs(model, at.rates)
+        costs = self.costs(model, at.rates)
         choice = passages.choose(members, requests, there, costs)
         due = held is None or passages.is_due(choice, there, used.requests.reads, costs, at.policy.break_even)
         if held is not None and (not due or not choice.ids):
@@ -233,7 +243,9 @@ class Census:
             tokens=choice.tokens, kv_bytes=size, kv_place=place, kv_blob=cube is not None, heat=used.requests.heat * share,
             heat_at=used.requests.at, reads=round(used.requests.reads * share), last_read=used.requests.last,
             rebuildable=cube is None or cube.state is not State.FROZEN, expected=_expected(used.requests, at),
-            distillable=at.distillation is not None and not self._has_adapter(subject.sources),
+            distillable=(
+                at.distillation is not None and subject.id not in at.failing and not self._has_adapter(subject.sources)
+            ),
             adapter_bytes=self._adapter_bytes(at, model),
         )  # fmt: skip
 
@@ -263,14 +275,6 @@ class Census:
         return {r.cube.id: r.cube for r in self._vault.rows(where)}
 
     # --- figures -------------------------------------------------------------------------------------------------------------
-
-    def _costs(self, model: LocalModel, rates: Rates) -> Costs:
-        """Seconds for a token: opening one costs its copy, and that all of a question and its answer attends to it, which is so many
-        parts of running it (a layer runs about 12 times its width squared for a token, and attends with 4 times its width)."""
-        run, width = 1 / rates.prefill, int(model.network.config.get_text_config().hidden_size)
-        attended = run * min(1.0, _QUERY / (3 * width))
-        frame = model.count(brief.HEADER + brief.FOOTER)
-        return Costs(run, attended + model.token_bytes / rates.device, int(model.window * _OF_WINDOW), frame)
 
     def _length(self, cube: MemCube, model: LocalModel) -> int:
         key = (cube.id, cube.version, model.fingerprint)
@@ -318,11 +322,12 @@ def _expected(requests: Count, at: Circumstances) -> float:
     return float(1 - np.exp(-requests.soon(at.now) * ahead))
 
 
-def _is_of(cube: MemCube, scope: UseScope) -> bool:
-    made_for = cube.attributes.get("scope")
-    if made_for is None or not isinstance(cube.payload, KVCache) or cube.payload.model != scope.model:
+def made_for(cube: MemCube, scope: UseScope) -> bool:
+    """Whether a cube is the passage of a scope."""
+    where = cube.attributes.get("scope")
+    if where is None or not isinstance(cube.payload, KVCache) or cube.payload.model != scope.model:
         return False
-    return cube.access.owner == scope.who and tuple(made_for) == scope.namespace
+    return cube.access.owner == scope.who and tuple(where) == scope.namespace
 
 
 def _in_order(cubes: Mapping[str, MemCube], ids: Sequence[str]) -> tuple[MemCube, ...]:

@@ -7,12 +7,14 @@ import importlib
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import MemOSError, NotAStore
+from . import cli_time
+from .errors import InvalidArgument, MemOSError, NotAStore
 from .validate import LARGEST
 
 if TYPE_CHECKING:
@@ -25,7 +27,20 @@ _LOG_OPTIONS = {
     "since": "from this time on (ISO 8601 with a timezone)",
     "until": "before this time",
 }
-BENCHES = ("adapters", "compose", "distil", "locomo", "prefeval", "reload", "store", "trust", "ttft")
+BENCHES = (
+    "adapters",
+    "compose",
+    "distil",
+    "locomo",
+    "prefeval",
+    "reload",
+    "schedule",
+    "serve",
+    "store",
+    "timemachine",
+    "trust",
+    "ttft",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
         ("lifecycle", _lifecycle, "every state of a memory, and what leads from one to another"),
         ("verify", _verify, "hold the log against its chain of hashes"),
         ("stats", _stats, "what is in a store"),
-        ("tick", _tick, "upkeep: expire, sweep, compact"),
+        ("why", _why, "why a memory is held as it is: the last decisions about it"),
+        ("top", _top, "how the store is held, live: tiers against budgets, moves under way, reasons"),
+        ("report", _report, "the same over time, as one HTML file"),
+        ("tick", _tick, "upkeep: carry out what the scheduler plans, expire, sweep, compact"),
         ("reembed", _reembed, "rebuild all vectors with another embedder; go on where a killed run stopped"),
     ):
         command = commands.add_parser(name, help=help, description=help)
@@ -74,14 +92,21 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
         if name == "log":
-            for option in ("by", "verb", "subject", "since", "until"):
-                command.add_argument(f"--{option}", help=_LOG_OPTIONS[option])
+            for option, about in _LOG_OPTIONS.items():
+                command.add_argument(f"--{option}", help=about)
             command.add_argument(
                 "--limit", type=int, default=1000, help="the newest so many (default: 1000; export: all)"
             )
             command.add_argument(
                 "--export", type=Path, metavar="FILE", help="write there, one JSON object a line, the oldest first"
             )
+        if name == "why":
+            command.add_argument("id", help="the memory")
+        if name == "report":
+            command.add_argument("out", type=Path, help="the file to write")
+        if name == "top":
+            command.add_argument("--once", action="store_true", help="show it once")
+            command.add_argument("--every", type=float, default=2.0, help="seconds between two looks (default: 2)")
         if name == "verify":
             command.add_argument("--head", help="what an earlier verification printed, kept elsewhere")
         elif name != "reembed":
@@ -91,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("search", "reembed"):
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
+    cli_time.add_commands(commands, _open)
     help = "do what a store's plan asks for, beside other workers, until SIGTERM"
     worker = commands.add_parser("worker", help=help, description=help)
     worker.set_defaults(run=_worker)
@@ -125,7 +151,12 @@ def _open(args: argparse.Namespace) -> Any:
 
     if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
-    return MemOS(args.path, embed=getattr(args, "embed", None), actor=getattr(args, "actor", "local"))
+    embed = args.embed if "embed" in args else _no_embedder  # who only looks need not have the store's own
+    return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"))
+
+
+def _no_embedder(texts: Sequence[str]) -> Any:
+    raise InvalidArgument("embed: this command embeds nothing")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -184,17 +215,52 @@ def _verify(args: argparse.Namespace) -> int:
 
 def _stats(args: argparse.Namespace) -> None:
     with _open(args) as memory:
-        stats = asdict(memory.stats())
+        stats, overview = asdict(memory.stats()), memory.overview()
     if args.json:
-        print(json.dumps(stats))
+        held = {kind: size for kind, _, size in overview.forms}
+        seen = [asdict(p) for p in overview.processes]
+        print(json.dumps({**stats, "bytes": held, "processes": seen, "under_way": overview.under_way}))
     else:
         for name, value in stats.items():
             print(f"{name:12} {value}")
 
 
+def _why(args: argparse.Namespace) -> None:
+    from .looking import why_text
+
+    with _open(args) as memory:
+        print(why_text(memory.why(args.id)))
+
+
+def _top(args: argparse.Namespace) -> None:
+    from .looking import top_text
+
+    with _open(args) as memory:
+        while True:
+            shown = top_text(memory.overview())
+            print(shown if args.once else f"\x1b[2J\x1b[H{shown}", flush=True)
+            if args.once:
+                return
+            time.sleep(args.every)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .looking import page
+
+    with _open(args) as memory:
+        text = page(memory.overview(), args.path)
+    try:
+        args.out.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument(f"out: {args.out}: {error.strerror or error}") from error
+    print(args.out)
+
+
 def _tick(args: argparse.Namespace) -> None:
     with _open(args) as memory:
         report = memory.tick()
+    for one in report.moves:
+        print(f"{one.outcome}: {one.move.action} {one.move.form} {one.subject}: {one.detail or one.move.reason}")
     print(f"{report.used} usage records written, {report.expired} memories expired, compacted: {report.compacted}")
 
 

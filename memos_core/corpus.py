@@ -105,6 +105,17 @@ class Corpus:
         self._view: View | None = None
         self.put(passages)
 
+    def copy(self) -> Corpus:
+        """One of its own with the same passages: changing either leaves the other as it is."""
+        new = Corpus()
+        new._passages, new._counts, new._free = self._passages[:], self._counts[:], self._free[:]
+        new._row, new._frequencies = dict(self._row), dict(self._frequencies)
+        new._postings = {token: dict(rows) for token, rows in self._postings.items()}
+        new._sessions, new._speakers = dict(self._sessions), dict(self._speakers)
+        new._words, new._sum = self._words, self._sum.copy()
+        new._vectors, new._facts = self._vectors.copy(), self._facts.copy()
+        return new
+
     def __len__(self) -> int:
         return len(self._row)
 

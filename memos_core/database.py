@@ -27,6 +27,7 @@ from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 from .errors import (
     Damaged,
     EmbedderMismatch,
+    InvalidArgument,
     MemOSError,
     NotAStore,
     StoreClosed,
@@ -36,6 +37,7 @@ from .errors import (
 from .manifest import Manifest, signed, verified
 from .sites import Site
 from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
+from .transactions import Transactions
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
@@ -50,6 +52,10 @@ _IN_TURN = (
     "rules",
     "meta",
 )  # besides the cubes, what is read in order to be written
+_PINNED, _PINNED_LATER = (
+    ("history", "events", "usage"),
+    ("uses", "rules"),
+)  # and these in a transaction; leases are nobody's turn
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 _VECTORS = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
 TABLES = ("history", "events", "usage", "meta", *LATER)
@@ -75,6 +81,8 @@ class Database:
         self._opening = threading.Lock()
         self._tables: dict[str, Any] = {}
         self._pinned: dict[str, Any] = {}  # of this turn
+        self._past: dict[str, tuple[int, Any]] = {}  # as they were before a transaction that is under way
+        self.transactions = Transactions(self)
         self._closed = False
         site.claim()
         self._turn = site.turn("write")
@@ -86,15 +94,17 @@ class Database:
             )  # fmt: skip
             if site.is_shared:
                 self._still = lancedb.connect(session=session, **site.connection())
-            with self.writing():
-                if "meta" not in self._names():
-                    self._create(describe())
-        self.manifest = self._read_manifest()
+            if "meta" not in self._names():  # else nobody is waited for: a transaction may take its time
+                with self.writing():
+                    if "meta" not in self._names():
+                        self._create(describe())
+        self._known = self._read_manifest()
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
         self._closed = True
         self._tables.clear()
+        self._past.clear()
         self._turn.release(clean=False)
 
     # --- tables --------------------------------------------------------------------------------------------------------
@@ -102,14 +112,25 @@ class Database:
     @property
     def cubes(self) -> Any:
         """The current cubes table. Raises EmbedderMismatch if another process gave the store another embedder."""
-        self._check_manifest()
-        return self.table(self.manifest.cubes)
+        view = self.transactions.view()
+        return self.at(view.cubes, view.pinned.get(view.cubes))
 
     def table(self, name: str) -> Any:
-        """A table by name."""
+        """A table by name: as it was before a transaction that is under way and that this context is not inside of."""
+        return self.at(name, None if name == "meta" else self.transactions.view().pinned.get(name))
+
+    def at(self, name: str, version: int | None) -> Any:
+        """A table by name at a version, to be read; None: the newest one."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
-        if self.site.is_shared and self._mutex._is_owned():  # type: ignore[attr-defined]
+        if version is not None:
+            held, table = self._past.get(name, (None, None))
+            if held != version:
+                with self.guarded(name):
+                    table = self._db.open_table(name, version=version)
+                self._past[name] = version, table
+            return table
+        if self.site.is_shared and self._in_turn:
             return self._of_this_turn(name)
         if name not in self._tables:
             with self.guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
@@ -190,21 +211,39 @@ class Database:
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
+    @property
+    def writes(self) -> bool:
+        """Whether this thread is the only writer now."""
+        # asked, not counted: a count is wrong after Ctrl-C in the middle
+        return bool(self._mutex._is_owned())  # type: ignore[attr-defined]
+
+    @property
+    def _in_turn(self) -> bool:
+        return self.transactions.inside is not None or self.writes
+
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Be the only writer until the end of the block. Raises StoreUnavailable after `Policy.lock_seconds`."""
+    def writing(self, wait: float | None = None) -> Iterator[None]:
+        """Be the only writer until the end of the block. Raises StoreUnavailable after `wait` seconds; None:
+        `Policy.lock_seconds`. Inside a transaction, threads of its context take turns."""
         if self._closed:
             raise StoreClosed(f"{self.path} was closed: open a new MemOS")
-        nested = self._mutex._is_owned()  # type: ignore[attr-defined]  # asked, not counted: a count is wrong after Ctrl-C in the middle
-        with self._mutex:
+        if (inside := self.transactions.inside) is not None:
+            with inside.turn:
+                yield
+            return
+        self.transactions.require_turn()
+        seconds, nested = self.policy.lock_seconds if wait is None else wait, self.writes
+        if not self._mutex.acquire(timeout=seconds):
+            raise StoreUnavailable(f"{self.path}: another thread has been writing for {seconds} s")
+        try:
             if nested:
                 yield
                 return
             clean = False
             try:
-                self._acquire()
-                if self._tables:
-                    self._check_manifest()
+                self._acquire(seconds)
+                if self._tables and self.fresh().pinned:
+                    self.transactions.take_back()
                 yield
                 clean = True
             except MemOSError as error:
@@ -213,6 +252,30 @@ class Database:
             finally:
                 self._pinned.clear()
                 self._turn.release(clean=clean)
+        finally:
+            self._mutex.release()
+
+    @contextmanager
+    def uncompacted(self) -> Iterator[None]:
+        """Keep compactions away until the end of the block: they drop old versions. Raises StoreUnavailable after
+        `Policy.lock_seconds`."""
+        if self.transactions.inside is not None:
+            raise InvalidArgument(
+                "purge: a transaction may be taken back, and for that it keeps old files: purge after it"
+            )
+        turn = self.site.turn("compact")
+        try:
+            turn.acquire(self.policy.lock_seconds)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self.path} has been compacted, or in another transaction, for {self.policy.lock_seconds} s"
+            ) from None
+        except OSError as error:
+            raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            turn.release()
 
     def committed(self, table: str, rows: int = 1) -> None:
         """Acknowledge a commit to a table: on the device, if the policy says so."""
@@ -220,7 +283,7 @@ class Database:
         self._rows += rows
         if self.policy.fsync:
             self.site.flush(table)
-        if self._mutex._is_owned():  # type: ignore[attr-defined]
+        if self._in_turn:
             self._turn.require()  # what was written after it lapsed is not acknowledged
 
     @contextmanager
@@ -239,12 +302,12 @@ class Database:
                 raise
             raise self.site.fault(error, table) from error
 
-    def _acquire(self) -> None:
+    def _acquire(self, seconds: float) -> None:
         try:
-            unfinished = self._turn.acquire(self.policy.lock_seconds)
+            unfinished = self._turn.acquire(seconds)
         except TimeoutError:
             raise StoreUnavailable(
-                f"{self.path}: another process has been writing for {self.policy.lock_seconds} s (lock {self._turn.name})"
+                f"{self.path}: another process has been writing for {seconds} s (lock {self._turn.name})"
             ) from None
         except OSError as error:
             raise StoreUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
@@ -278,13 +341,18 @@ class Database:
 
     def compact(self, wait: float = 0) -> bool:
         """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it, and still
-        is after `wait` seconds."""
+        is after `wait` seconds, or inside a transaction."""
+        if self.transactions.inside is not None:
+            return False
         turn = self.site.turn("compact")
         try:
             turn.acquire(wait)
         except TimeoutError:
             return False
         try:
+            if self.fresh().pinned:  # of a killed process: before its versions are dropped
+                with self.writing():
+                    pass
             self._commits = self._rows = 0
             there = self._names()
             for name in (self.manifest.cubes, *TABLES):
@@ -359,34 +427,63 @@ class Database:
 
     # --- the manifest --------------------------------------------------------------------------------------------------
 
+    @property
+    def manifest(self) -> Manifest:
+        """What the store says of itself, as last seen."""
+        return self._known[1]
+
+    def fresh(self, *, again: bool = False) -> Manifest:
+        """The same as it is now; with `again`, read without asking whether it changed. Raises EmbedderMismatch."""
+        return self.seen(again=again)[1]
+
+    def seen(self, *, again: bool = False) -> tuple[int, Manifest]:
+        """The same with the number of its version, which every transaction's begin and end changes."""
+        with self.guarded("meta"):
+            stale = again or self.table("meta").version != self._known[0]
+        if stale:
+            now, before = self._read_manifest(), self.manifest
+            if (now[1].embedder, now[1].dimension, now[1].probe) != (before.embedder, before.dimension, before.probe):
+                self._known = -1, before  # and so for every later call
+                raise EmbedderMismatch(
+                    f"{self.path} was re-embedded meanwhile: open it anew, with embed= the new embedder"
+                )
+            self._known = now
+        return self._known
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
         with self.writing(), self.guarded("meta"):
             self.table("meta").update(where="key = 'manifest'", values={"value": signed(manifest)})
             self.committed("meta")
-            self.manifest = self._read_manifest()
+            self._known = self._read_manifest()
 
-    def _read_manifest(self) -> Manifest:
+    def _read_manifest(self) -> tuple[int, Manifest]:
         with self.guarded("meta"):
             version = self.table("meta").version
             rows = self.table("meta").search().select(["value"]).limit(2).to_list()
         if len(rows) != 1:
             raise Damaged(f"{self.path}/meta.lance holds {len(rows)} manifests instead of one")
-        manifest = verified(rows[0]["value"], self.path)
-        self._meta_version = version
-        return manifest
+        return version, verified(rows[0]["value"], self.path)
 
-    def _check_manifest(self) -> None:
+    # --- versions of tables ----------------------------------------------------------------------------------------------
+
+    def versions(self) -> dict[str, int]:
+        """The version of each table that holds what verbs write."""
         with self.guarded("meta"):
-            stale = self.table("meta").version != self._meta_version
-        if stale:
-            now, before = self._read_manifest(), self.manifest
-            if (now.embedder, now.dimension, now.probe) != (before.embedder, before.dimension, before.probe):
-                self._meta_version = -1  # and so for every later call
-                raise EmbedderMismatch(
-                    f"{self.path} was re-embedded meanwhile: open it anew, with embed= the new embedder"
-                )
-            self.manifest = now
+            return {name: int(self.at(name, None).version) for name in self._pinnable()}
+
+    def restore(self, name: str, version: int) -> None:
+        """Make a table what it was at a version, as a new version of it. Costs no copy."""
+        with self.guarded(name):
+            table = self._db.open_table(name)
+            if table.version != version:
+                table.restore(version)
+                self._pinned.pop(name, None)
+                self.committed(name)
+
+    def _pinnable(self) -> list[str]:
+        """What verbs write under the writers' lock, as far as it is there."""
+        return [self.manifest.cubes, *_PINNED, *(name for name in _PINNED_LATER if self.has(name))]
 
 
 def _index(table: Any, wanted: dict[str, Any]) -> None:

@@ -38,6 +38,11 @@ class Embedding:
         self._lock = threading.Lock()
 
     @property
+    def embedder(self) -> Callable[[Sequence[str]], Any]:
+        """The callable."""
+        return self._embed
+
+    @property
     def name(self) -> str:
         """The embedder in words."""
         return self._fingerprint or str(getattr(self._embed, "__qualname__", type(self._embed).__qualname__))

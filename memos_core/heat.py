@@ -66,9 +66,13 @@ def read(scales: Scales, heat: Floats, at: float, now: float) -> tuple[Scales, F
 
 
 def rate(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
-    """Reads a second that are expected of each subject, from its counts [n, scales] as of `at` [n]."""
-    each = math.log(2) / np.asarray(HALF_LIVES)  # a steady rate r adds up to r / this
-    return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) * each), float)
+    """Reads a second that are expected of each subject, from its counts [n, scales] as of `at` [n]: its share of all reads, as the scales
+    see it by their weights, times how often anything is read, by the scale on which that is most."""
+    totals = np.maximum(faded(np.asarray(scales.totals), scales.at, now), 1e-12)
+    often = float(
+        (totals * math.log(2) / np.asarray(HALF_LIVES)).max()
+    )  # a steady rate r adds up to r by the half-life over ln 2
+    return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) / totals * often), float)
 
 
 def prospect(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:

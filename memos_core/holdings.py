@@ -94,20 +94,21 @@ class SchedulePolicy:
     build_seconds: of building, loading and distilling for each minute; build_burst: seconds that can be saved up.
     archive_after: without a read, a memory of neutral priority is archived. None never archives.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.
-    prefetch_within: how far ahead `Snapshot.expected` looks. prefetch_from: the chance from which on it is loaded ahead: from a half on,
-    no more than half of what is loaded is in vain.
+    prefetch_within: how far ahead `Snapshot.expected` looks.
+    idle: what a second of loading or copying in the background counts against one for which somebody waits. What is to be loaded must be
+    read with at least this chance. Prefills count in full.
     context_share: of the window; text that takes more of it argues for an adapter.
     clock_back: how far the clock may be behind the last plan (machines differ); further is refused.
     """
 
     break_even: float = 1.0
-    keep: float = 0.5
+    keep: float = 0.7
     build_seconds: float = 15.0
     build_burst: float = 60.0
     archive_after: timedelta | None = timedelta(days=90)
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
-    prefetch_from: float = 0.5
+    idle: float = 0.1
     context_share: float = 0.25
     clock_back: timedelta = timedelta(seconds=5)
 
@@ -118,7 +119,8 @@ class Snapshot:
 
     ids [n]: names. tokens [n]: of the text. kv_bytes, adapter_bytes [n]: what the form takes, or would take.
     kv_place, adapter_place [n]: the fastest `Place` with a copy. kv_blob, adapter_blob [n]: whether there is one on disk as well.
-    at_hand [n]: a request has just run or loaded the KV, so that keeping it costs only a copy.
+    at_hand [n]: a request has just run or loaded the KV, so that keeping it costs only a copy. captured [n]: any read that has to run or
+    load it leaves it at hand, so that making it in the background saves no more than the next read.
     heat [n, scales], heat_at [n]: faded reads and their time, see `heat`. reads [n]: since the KV was last demoted or dropped, or ever.
     last_read, created, expires_at [n]: POSIX seconds; -inf for never read, inf for no expiry. priority [n]: 0.5 is neutral.
     pinned, frozen, archived, rebuildable [n]. asked [n]: the user wants an adapter. distillable [n]: one can be made.
@@ -133,6 +135,7 @@ class Snapshot:
     kv_place: Column
     kv_blob: Column
     at_hand: Column
+    captured: Column
     adapter_bytes: Column
     adapter_place: Column
     adapter_blob: Column
@@ -179,7 +182,7 @@ class Move:
 
 
 _DEFAULTS: dict[str, tuple[Any, type]] = {
-    "kv_place": (Place.NOWHERE, np.int8), "kv_blob": (False, np.bool_), "at_hand": (False, np.bool_),
+    "kv_place": (Place.NOWHERE, np.int8), "kv_blob": (False, np.bool_), "at_hand": (False, np.bool_), "captured": (False, np.bool_),
     "adapter_bytes": (0, np.int64), "adapter_place": (Place.NOWHERE, np.int8), "adapter_blob": (False, np.bool_),
     "heat_at": (0.0, np.float64), "reads": (0, np.int64), "last_read": (-np.inf, np.float64), "created": (0.0, np.float64),
     "expires_at": (np.inf, np.float64), "priority": (0.5, np.float64), "pinned": (False, np.bool_), "frozen": (False, np.bool_),
@@ -232,7 +235,11 @@ def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
             "without it build_seconds can never be spent",
         ),
         (0 <= policy.prefetch_share <= 1, "prefetch_share", "a share is between 0 and 1"),
-        (0 < policy.prefetch_from <= 1, "prefetch_from", "a chance is above 0 and at most 1"),
+        (
+            0 < policy.idle <= 1,
+            "idle",
+            "a second in the background is worth something, and no more than one of waiting",
+        ),
         (0 < policy.context_share <= 1, "context_share", "a share of the window is above 0 and at most 1"),
         (within > 0, "prefetch_within", "a time to come is needed"),
         (

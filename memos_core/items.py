@@ -58,6 +58,7 @@ class Items:
         self._clock = clock
         self._actor = actor
         self._last = 0
+        self._whole = vault.db.transactions.whole
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
@@ -132,7 +133,7 @@ class Items:
         """The items of these names, in order; None for one that is not there for the actor, or has expired."""
         who, now = self._who(actor), self._clock()
         ids = keyed.ids(names, who)
-        found = {r.cube.id: r.cube for r in self._vault.by_ids(list(dict.fromkeys(ids)))}
+        found = {r.cube.id: r.cube for r in self._whole(lambda: self._vault.by_ids(list(dict.fromkeys(ids))))}
         live = {id: cube for id, cube in found.items() if not lifecycle.has_expired(cube, now)}
         return [live.get(id) for id in ids]
 
@@ -156,9 +157,14 @@ class Items:
         where, rest = self._where(who, namespace, filter, now)
         where, order = filters.all_of(where, _KEYED), _OLDEST if oldest_first else _NEWEST
         if rest is None:
-            return [r.cube for r in self._vault.rows(where, limit=limit, offset=offset, order=order)]
-        cubes = self._in_pages(where, offset + limit + _MARGIN, order)
-        return [*islice((c for c in cubes if conditions.holds(rest, c.attributes)), offset, offset + limit)]
+            rows = self._whole(lambda: self._vault.rows(where, limit=limit, offset=offset, order=order))
+            return [r.cube for r in rows]
+
+        def matching() -> builtins.list[MemCube]:
+            cubes = self._in_pages(where, offset + limit + _MARGIN, order)
+            return [*islice((c for c in cubes if conditions.holds(rest, c.attributes)), offset, offset + limit)]
+
+        return self._whole(matching)
 
     def search(
         self,
@@ -181,7 +187,12 @@ class Items:
         where = filters.all_of(where, filters.in_states(lifecycle.SEARCHED))
         self._vault.revision()  # a closed store is said to be closed before anything is embedded
         vector = self._embedding.one(query)
-        wanted, asked = offset + limit, offset + limit + _MARGIN
+        hits = self._whole(lambda: self._nearest(vector, where, rest, offset + limit))[offset:]
+        self._upkeep.count(hits, now)
+        return hits
+
+    def _nearest(self, vector: Vector, where: str, rest: Mapping[str, Any] | None, wanted: int) -> builtins.list[Hit]:
+        asked = wanted + _MARGIN
         while True:
             near = self._vault.near(vector, filters.all_of(where, f"{_KEYED} OR {_PASSAGES}"), min(asked, ALL))
             scores = _cosines(vector, near)
@@ -189,16 +200,13 @@ class Items:
             hits = [Hit(c, s, ("meaning",)) for c, s in sorted(best, key=lambda b: (-b[1], *_newest(b[0])))]
             # equally near ones that were not brought might come first by their order
             if len(near) < asked or (len(hits) >= wanted and hits[wanted - 1].score > min(scores)):
-                break
+                return hits[:wanted]
             asked *= _GROWTH
-        hits = hits[offset:wanted]
-        self._upkeep.count(hits, now)
-        return hits
 
     def namespaces(self, prefix: Sequence[str] = (), *, actor: str | None = None) -> builtins.list[Namespace]:
         """The namespaces at or below a prefix that hold items, sorted."""
         where, _ = self._where(self._who(actor), prefix, None, self._clock())
-        paths = self._vault.distinct("namespace", filters.all_of(where, _KEYED))
+        paths = self._whole(lambda: self._vault.distinct("namespace", filters.all_of(where, _KEYED)))
         return sorted(filters.decode_namespace(path) for path in paths)
 
     # --- below the verbs -------------------------------------------------------------------------------------------------

@@ -99,12 +99,13 @@ class Ledger:
                 raise Damaged(f"{self._db.path}/events.lance: an event does not match its checksum: {event}")
         return list(found.values())
 
-    def told(self, where: str, column: str) -> set[tuple[str, int]]:
-        """Subjects of events that a condition holds for, each with another column of the event."""
-        query = self._db.table("events").search().where(f"subject IS NOT NULL AND {where}").select(["subject", column])
+    def told(self, where: str, *columns: str) -> set[tuple[Any, ...]]:
+        """Subjects of events that a condition holds for, each with other columns of the event."""
+        where = filters.all_of("subject IS NOT NULL", "outcome = 'ok'", where)
+        query = self._db.table("events").search().where(where).select(["subject", *columns])
         with self._db.guarded("events"):
             found = query.limit(_ALL).to_arrow()
-        return set(zip(found["subject"].to_pylist(), found[column].to_pylist(), strict=True))
+        return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
 
     def about(self, ids: Collection[str], where: str) -> list[Event]:
         """Events that a condition holds for, of those about these memories, the oldest first."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 from .errors import Damaged, SchemaMismatch
 from .types import SCHEMA
@@ -13,7 +14,8 @@ from .types import SCHEMA
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What the store is: the schema, the embedder (its fingerprint, or None, and how it embeds a fixed sentence), the
-    current cubes table, the one that a re-embedding is filling, and how many rows the vector index was trained on."""
+    current cubes table, the one that a re-embedding is filling, how many rows the vector index was trained on, and, while a
+    transaction is under way, at which version each table counts (see `transactions`)."""
 
     schema: int
     embedder: str | None
@@ -22,6 +24,7 @@ class Manifest:
     cubes: str = "cubes"
     filling: str | None = None
     trained: int = 0
+    pinned: Mapping[str, int] = field(default_factory=dict)
 
 
 def signed(manifest: Manifest) -> str:

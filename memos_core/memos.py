@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
@@ -23,11 +25,14 @@ from .inquiry import Inquiry
 from .items import Items
 from .recall import Question
 from .scheduler import checked_schedule
+from .seeing import Seeing
 from .sensitivity import Sensitivity, checked_sensitivity
 from .sites import site
 from .statements import Statements
 from .ticking import Ticking
 from .tiers import Tiers
+from .time_machine import TimeMachine
+from .time_travel import TimeTravel
 from .trust import Trust
 from .types import (
     Access,
@@ -75,7 +80,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Trust, Ticking):
+class MemOS(Forms, Trust, Ticking, Seeing, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -133,7 +138,8 @@ class MemOS(Forms, Trust, Ticking):
         self._clock = clock
         place = site(path, policy, storage_options)
         self._vault = Vault(place, policy, self._embedding.manifest)
-        blobs = Blobs(place.files)
+        self._blobs = blobs = Blobs(place.files)
+        blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
         try:
@@ -159,6 +165,11 @@ class MemOS(Forms, Trust, Ticking):
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
+        self._another = partial(
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
+        )  # fmt: skip
+        self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self.path, self.closed = self._vault.path, False
 
     @property
@@ -321,12 +332,16 @@ class MemOS(Forms, Trust, Ticking):
         scope = Scope.of(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
+        with self._going_first():
+            return self._found(query, scope, k, narrowed, now)
+
+    def _found(self, query: str, scope: Scope, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         question = Question(
             query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
         )
-        hits = self._working_set.search(scope, question, k, narrowed, now)
+        hits = self._whole(lambda: self._working_set.search(scope, question, k, narrowed, now))
         self._upkeep.count(hits, now)
-        return [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits] if self._sensitivity else hits
+        return [replace(hit, cube=self._shown(scope.actor, hit.cube)) for hit in hits] if self._sensitivity else hits
 
     def brief(
         self,
@@ -370,18 +385,18 @@ class MemOS(Forms, Trust, Ticking):
 
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
-        who = self._who(actor)
-        return self._shown(who, self._inquiry.get(who, checked_id(id), version))
+        who, known = self._who(actor), checked_id(id)
+        return self._shown(who, self._whole(lambda: self._inquiry.get(who, known, version)))
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
-        who = self._who(actor)
-        return [self._shown(who, cube) for cube in self._inquiry.history(who, checked_id(id))]
+        who, known = self._who(actor), checked_id(id)
+        return [self._shown(who, cube) for cube in self._whole(lambda: self._inquiry.history(who, known))]
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
-        who = self._who(actor)
-        found = self._inquiry.lineage(who, checked_id(id))
+        who, known = self._who(actor), checked_id(id)
+        found = self._whole(lambda: self._inquiry.lineage(who, known))
         parents, children = (tuple(self._shown(who, c) for c in some) for some in (found.parents, found.children))
         return Ancestry(self._shown(who, found.cube), parents, children)
 
@@ -400,11 +415,13 @@ class MemOS(Forms, Trust, Ticking):
         it could read at that time. `by`: only what this actor did."""
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
-        return self._inquiry.log(self._who(actor), wanted, window, checked_number(limit, "limit"))
+        who, most = self._who(actor), checked_number(limit, "limit")
+        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
-        return self._inquiry.stats(self._who(actor), self._embedding.name)
+        who = self._who(actor)
+        return self._whole(lambda: self._inquiry.stats(who, self._embedding.name))
 
     # --- its life ------------------------------------------------------------------------------------------------------
 
@@ -426,6 +443,10 @@ class MemOS(Forms, Trust, Ticking):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _going_first(self) -> AbstractContextManager[None]:
+        """A request, until the end of the block: what the model can do later waits for it."""
+        return nullcontext() if self._model is None else self._model.requests.one()
 
     # --- below the verbs ---------------------------------------------------------------------------------------------
 

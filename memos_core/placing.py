@@ -40,7 +40,10 @@ def placed(rows: Rows, s: Snapshot, policy: SchedulePolicy) -> Placed:
         candidates = np.flatnonzero(movable & free & offer.wanted & ~(waits & up))
         order = candidates[np.argsort(-offer.worth[candidates], kind="stable")]
         taken, seconds = _fit(rows, s, policy, target, order, (room[target], seconds))
-        refused = candidates[~np.isin(candidates, taken)]
+        out = np.zeros(len(place), bool)
+        out[candidates] = True
+        out[taken] = False
+        refused = np.flatnonzero(out)
         spends = np.minimum(rows.cost[refused, target], policy.build_burst)
         waits[refused] |= up[refused] & ~rows.at_hand[refused] & (spends > seconds)  # for the next minute's seconds
         place[taken] = np.maximum(place[taken], target)
@@ -60,14 +63,17 @@ class _Offer:
 def _offer(rows: Rows, s: Snapshot, policy: SchedulePolicy, target: Place) -> _Offer:
     below = places_below((0, s.budgets.disk, s.budgets.host, s.budgets.device))[target]
     held = rows.blob if target is Place.DISK else rows.place >= target
-    cost = rows.cost[:, target]
+    price, factor = rows.price[:, target], policy.break_even
     saved = rows.read[np.arange(len(rows.place)), np.minimum(rows.place, target)] - rows.read[:, target]
-    made = break_even(rows.reads, saved, cost, policy.break_even) & (rows.prospect * saved >= policy.break_even * cost)
-    fetched = rows.ahead & rows.likely & (rows.place >= Place.DISK)
-    down = rows.prospect * (rows.read[:, Place.NOWHERE] - rows.read[:, target]) >= policy.break_even * cost
-    wanted = held | np.where(rows.place < target, made | fetched, down)
-    extra = np.where(held, 0.0, np.maximum(cost - rows.cost[:, below], 0.0))
-    each = rows.read[:, below] - rows.read[:, target] - policy.break_even * extra / np.maximum(rows.prospect, 1e-12)
+    # where a read brings it all the same, having it before then saves that one read, if it comes
+    reads = np.where(rows.captured & ~rows.at_hand, rows.chance, rows.prospect)
+    made = ((rows.ahead & (rows.place >= Place.DISK)) | break_even(rows.reads, saved, price, factor)) & (
+        reads * saved >= factor * price
+    )
+    down = rows.prospect * (rows.read[:, Place.NOWHERE] - rows.read[:, target]) >= factor * price
+    wanted = held | np.where(rows.place < target, made, down)
+    extra = np.where(held, 0.0, np.maximum(price - rows.price[:, below], 0.0))
+    each = rows.read[:, below] - rows.read[:, target] - factor * extra / np.maximum(rows.prospect, 1e-12)
     gain = rows.rate * each
     worth = np.where(held, gain / policy.keep, gain) / np.maximum(rows.size, 1)
     return _Offer(wanted & (held | (worth > 0)), np.where(rows.first & held, np.inf, worth))

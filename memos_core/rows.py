@@ -17,8 +17,9 @@ class Rows:
     """Keys and values of all n subjects, then the adapters that exist, as rows [r].
 
     subject: its index. adapter: whether the row is one. size, place, blob, at_hand, reads: as in the snapshot.
-    read, cost [r, places]: seconds for a read from there, and for having it there.
-    rate: reads a second that are expected, and prospect: how many before the next decision. ahead: most of them because of `Snapshot.expected`, which is likely enough where `likely`.
+    read, cost, price [r, places]: seconds for a read from there, for having it there, and what these count for.
+    rate: reads a second that are expected, and prospect: how many before the next decision. chance: that there is one.
+    ahead: they are expected because of `Snapshot.expected`.
     still: somebody is at work on it. fixed: its blob is never dropped. first: pinned, or an adapter that was asked for. dead: of a memory that is not searched.
     """
 
@@ -31,10 +32,12 @@ class Rows:
     reads: Column
     read: Floats
     cost: Floats
+    price: Floats
     rate: Floats
     prospect: Floats
+    chance: Floats
     ahead: Flags
-    likely: Flags
+    captured: Flags
     still: Flags
     fixed: Flags
     first: Flags
@@ -47,7 +50,14 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     own = heat.rate(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
     coming = s.expected / policy.prefetch_within.total_seconds()
     rate = np.where(dead, 0.0, np.maximum(own, coming))
-    prospect = np.maximum(heat.prospect(s.scales, s.heat, s.heat_at, now), s.expected)
+    ahead = (coming > own) & (
+        now - s.last_read > policy.prefetch_within.total_seconds()
+    )  # what was just read is there for that
+    prospect = heat.prospect(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
+    chance = np.maximum(
+        prospect / (1 + prospect), s.expected
+    )  # that a geometric number of reads with this mean is not 0
+    prospect = np.maximum(prospect, s.expected)
     known = s.adapter_place > Place.NOWHERE
     having = np.flatnonzero(known)
 
@@ -60,6 +70,8 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     at_hand = both(s.at_hand, none)
     making = prefill_seconds(s.rates, s.tokens)
     without = both(making, making)
+    cost = move_seconds(s.rates, without, size, place, blob, at_hand)
+    run = np.where((place == Place.NOWHERE) & ~at_hand, without, 0.0)[:, None] * (np.arange(len(Place)) > Place.NOWHERE)
     return Rows(
         subject=both(np.arange(len(s.ids)), np.arange(len(s.ids))),
         adapter=both(none, every),
@@ -69,11 +81,13 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         at_hand=at_hand,
         reads=both(s.reads, s.reads),
         read=read_seconds(s.rates, without, size),
-        cost=move_seconds(s.rates, without, size, place, blob, at_hand),
+        cost=cost,
+        price=run + policy.idle * (cost - run),
         rate=both(np.where(known, 0.0, rate), rate),  # what an adapter knows is not opened as keys and values
         prospect=both(prospect, prospect),
-        ahead=both(coming > own, coming > own),
-        likely=both(s.expected >= policy.prefetch_from, s.expected >= policy.prefetch_from),
+        chance=both(chance, chance),
+        ahead=both(ahead, ahead),
+        captured=both(s.captured, none),
         still=both(s.leased, s.leased),
         fixed=both(~s.rebuildable & ~gone, ~s.rebuildable & ~gone),
         first=both(s.pinned, s.pinned | s.asked),

@@ -66,7 +66,7 @@ def plan(snapshot: Snapshot, policy: SchedulePolicy, now: datetime) -> list[Move
 
 def applied(snapshot: Snapshot, moves: Sequence[Move], policy: SchedulePolicy, now: datetime) -> Snapshot:
     """The snapshot once the moves have been carried out at `now`, each as it says."""
-    index = {id: i for i, id in enumerate(snapshot.ids)}
+    index = {id: i for i, id in enumerate(snapshot.ids)} if moves else {}
     names = (
         "kv_place", "kv_blob", "at_hand", "adapter_place", "adapter_blob", "reads", "expires_at", "archived",
     )  # fmt: skip

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import heat, schedule
+from . import heat, planning, schedule
 from .carrying import Carrier
 from .census import Census, Circumstances, Subject
 from .errors import InvalidArgument
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("memos_core")
 _AGAIN = timedelta(minutes=1)  # after which what failed is tried again, twice as long after each further failure
 _LONGEST = timedelta(hours=6)
+_MADE = 200  # passages and adapters of which it is remembered what they were made of
 _ROUNDS = 8  # plans of one `settle`: one move may make the next one possible
 Subjects = dict[str, Subject]
 _UNKNOWN = Rates(prefill=1e3, disk=1e9)  # without a model nothing is built, and nothing depends on them
@@ -83,6 +84,9 @@ class Scheduler:
         self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._lock = threading.RLock()
         self.stopping = threading.Event()
+        self.seen: Callable[[Snapshot, list[Carried], datetime, float], object] = lambda *_: None
+        """Called after each plan that a model took part in: what there is now, what was done, when, and the share of a scope's requests
+        that a memory needs for a place in the passage."""
 
     def check(self, model: LocalModel | None) -> None:
         """Raises InvalidArgument for a policy that contradicts itself and for budgets smaller than one block."""
@@ -93,20 +97,27 @@ class Scheduler:
         rates = self._measured.rates(model) if model is not None else _UNKNOWN
         bucket = self._bucket or Bucket(self._policy.build_burst, now.timestamp())
         under_way = self.leases.under_way() if self._vault.db.has("leases") else []
-        return self._census.take(Circumstances(self._policy, rates, bucket, under_way, now.timestamp(), model, how))
+        failing = [id for (id, action), (_, until) in self._failures.items() if action == Action.DISTIL and now < until]
+        return self._census.take(
+            Circumstances(self._policy, rates, bucket, under_way, now.timestamp(), model, how, failing)
+        )
 
     def run(self, now: datetime, model: LocalModel | None, how: Distillation | None) -> list[Carried]:
         """Plan once, and carry the plan out. Raises InvalidArgument, before anything moves, for a clock that went back, a budget smaller
         than one block, and a policy that contradicts itself."""
         with self._lock:
             snapshot, subjects = self.look(now, model, how)
-            moves = schedule.plan(snapshot, self._policy, now)
+            moves = planning.moves_of(snapshot, self._policy, now)
             self._bucket = schedule.refilled(snapshot.bucket, self._policy, now)
             carried = self._texts([m for m in moves if m.form is Kind.PLAINTEXT], now)
             if model is not None:
                 work = [m for m in moves if m.form is not Kind.PLAINTEXT]
                 carried += [self._one(m, subjects[m.subject], model, how) for m in work]
                 self._weigh(snapshot, subjects, model, now)
+                done = [c.move for c in carried if c.outcome == DONE]
+                after = schedule.applied(snapshot, done, self._policy, now)
+                needed = self._census.costs(model, snapshot.rates)
+                self.seen(after, carried, now, needed.open / needed.run)
             self._uses.remember("planned_at", max(now.timestamp(), snapshot.planned_at or 0.0))
         return carried
 
@@ -168,11 +179,19 @@ class Scheduler:
         if not ours:
             return Carried(move, ELSEWHERE, subject.who, subject.told_of)
         self._failures.pop(key, None)
+        if cube is not None and move.target > move.source:
+            self._remember(cube)
         seconds = time.perf_counter() - began
         if move.target > move.source and self._bucket is not None:
             self._bucket = replace(self._bucket, seconds=self._bucket.seconds - seconds)
         of = subject.told_of if cube is None else cube.id
         return self._told(Carried(move, DONE, subject.who, of, seconds), subject, cube)
+
+    def _remember(self, cube: MemCube) -> None:
+        """Keep of what a cube was made, for as long as decisions about it are of interest: it may be gone by then."""
+        made: dict[str, list[str]] = self._uses.recall("made") or {}
+        made[cube.id] = [link.id for link in cube.lineage]
+        self._uses.remember("made", dict(list(made.items())[-_MADE:]))
 
     def _told(self, carried: Carried, subject: Subject, cube: MemCube | None) -> Carried:
         words = f"{carried.move.action} {carried.move.form}: {carried.move.reason}"

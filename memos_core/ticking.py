@@ -8,16 +8,18 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from . import reader
+from . import branches, reader
 from .adapters import AdapterTier
 from .carrying import Carrier
 from .census import Census
 from .errors import InvalidArgument, MemOSError
-from .holdings import Rates, SchedulePolicy
+from .holdings import Rates, SchedulePolicy, Snapshot
 from .leases import Leases
 from .measuring import Measured
-from .reports import TickReport
+from .metrics import Metrics
+from .reports import Carried, TickReport
 from .scheduler import Scheduler
+from .telemetry import Telemetry
 from .tiers import Tiers
 from .types import Policy
 from .upkeep import Upkeep
@@ -25,6 +27,7 @@ from .vault import Vault
 from .writing import Writer
 
 if TYPE_CHECKING:
+    from .answering import Answering
     from .distillation import Distillation
     from .model import LocalModel
 
@@ -44,6 +47,9 @@ class Ticking:
     _vault: Vault
     _writer: Writer
     _scheduler: Scheduler
+    _telemetry: Telemetry
+    _metrics: Metrics
+    _answering: Answering | None
     _thread: threading.Thread | None = None
 
     if TYPE_CHECKING:
@@ -67,6 +73,7 @@ class Ticking:
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()
+        branches.sweep(self._vault.db.site)
         if self._vault.db.has("leases"):
             self._scheduler.leases.sweep()
         self._rebuild()
@@ -120,6 +127,11 @@ class Ticking:
             if lease is not None:
                 self._adapters.rebuild(self._model, self._how(None))
 
+    def _noted(self, snapshot: Snapshot, carried: list[Carried], now: datetime, needed: float) -> None:
+        tally = None if self._answering is None else self._answering.tally
+        sample, process = self._telemetry.note(snapshot, carried, now, needed, self._model, tally)
+        self._metrics.note(sample, process, carried, sum(c.seconds for c in carried))
+
     def _set_up_scheduler(self, schedule: SchedulePolicy, rates: Rates | None) -> None:
         uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=2 * self._policy.lease_seconds)
         self._scheduler = Scheduler(
@@ -128,4 +140,6 @@ class Ticking:
             Carrier(self._tiers, self._adapters, uses, leases),
             leases, schedule, self._clock, Measured(self._tiers, rates),
         )  # fmt: skip
+        self._telemetry, self._metrics = Telemetry(uses), Metrics()
+        self._scheduler.seen = self._noted
         self._tiers.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)

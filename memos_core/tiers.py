@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs, digest
-from .errors import Conflict, Damaged, InvalidArgument, OutOfMemory
+from .errors import Conflict, Damaged, InvalidArgument, MemOSError, OutOfMemory
 from .placement import stable_id
 from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
 from .vault import Vault
@@ -102,12 +102,20 @@ class Tiers:
         draft = self._draft(who, sources, model, self._name(text, model, scope))
         if scope is not None:
             draft = replace(draft, attributes={"scope": list(scope)})
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         asked, end = opening(model, text)
-        exact = grown is not None and grown.model == model.fingerprint and not self._policy.kv_bits
-        opened = self.opener(model).opening(grown.blob) if grown is not None and exact else None
+        opened = self._to_grow_from(grown, model)
         return self._keep(who, draft, sources, model.blocks(asked, end, opened=opened, patient=scope is not None))
+
+    def _to_grow_from(self, grown: KVCache | None, model: LocalModel) -> Callable[[Prompt, int], Any] | None:
+        """What opens keys and values that are exact, for this model and whole; None without any: all can be run instead."""
+        if grown is None or grown.model != model.fingerprint or self._policy.kv_bits:
+            return None
+        try:
+            return self.opener(model).opening(grown.blob)
+        except MemOSError:
+            return None
 
     def _name(self, text: str, model: LocalModel, scope: Namespace | None) -> str:
         digest = _digest(model.fingerprint, self._policy.kv_bits, text)
@@ -139,7 +147,7 @@ class Tiers:
             parts.append(passage)
         name = f"composed:{_digest(model.fingerprint, self._policy.kv_bits, *(p.text for p in parts))}"
         draft = self._draft(who, cubes, model, name)
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         opener = self.opener(model)
         asked, _ = opening(model, "\n".join(p.text for p in parts))
@@ -230,7 +238,7 @@ class Tiers:
             for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
                 if (before.payload, before.access) != (now.payload, now.access):
                     raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
-            if (known := self._there(cube.id)) is not None:  # somebody else made it meanwhile
+            if (known := self.there(cube.id)) is not None:  # somebody else made it meanwhile
                 return known
             if "scope" not in draft.attributes:
                 self.free(size)
@@ -275,7 +283,7 @@ class Tiers:
         text, starts = brief.passage(sources, ordered=ordered)
         return Passage(cube, tuple(sources), text, starts)
 
-    def _there(self, id: str) -> MemCube | None:
+    def there(self, id: str) -> MemCube | None:
         """A cube that is there and whole, as far as its blob's presence says."""
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload

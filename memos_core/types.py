@@ -347,7 +347,8 @@ class Policy:
     resident_total: memories of all scopes kept in memory at once.
     index_from: memories in the store from which on a vector index is kept (below, exact search is as fast).
     compact_every: commits of this process between two compactions.
-    keep_versions: how long the files of superseded table versions are kept at least, for requests under way.
+    keep_versions: how long the files of superseded table versions are kept at least, for requests under way; in a bucket ten minutes
+        at least.
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -88,6 +88,12 @@ class Upkeep:
             full = len(self._reads) >= self._policy.flush_usage
         if full:
             self._later(self.flush)
+
+    def forget(self, ids: Iterable[str]) -> None:
+        """Leave out that these were recalled since the last flush: they may never have been."""
+        with self._lock:
+            for id in ids:
+                self._reads.pop(id, None)
 
     def note(self, scope: UseScope, ids: Sequence[str], now: datetime) -> None:
         """Buffer which memories a request of a scope wanted."""

@@ -63,10 +63,10 @@ class Count:
             return 0.0
         talk = float(faded(self.heat, self.at, now)[0]) * math.log(2) / HALF_LIVES[0]
         days = max(0.0, now - self.first) / 86_400
-        day = 2 ** (-86_400 / _WEEKS)
-        known = max(1.0, (1 - day**days) / (1 - day))
-        usual = float(self.hours[_hour(now)] * 2 ** (-max(0.0, now - self.at) / _WEEKS)) / known / 3_600
-        return max(talk, usual)
+        day = math.exp2(-86_400 / _WEEKS)
+        known = max(1.0, (1 - math.pow(day, days)) / (1 - day))
+        fresh = math.exp2(-max(0.0, now - self.at) / _WEEKS)
+        return max(talk, float(self.hours[_hour(now)]) * fresh / known / 3_600)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,12 @@ class Uses:
         if not self._db.has("uses"):
             return []
         return list(self._read(f"model = {filters.literal(model)}").values())
+
+    def by(self, who: str) -> list[Used]:
+        """What the scopes of an actor used, of whichever model."""
+        if not self._db.has("uses"):
+            return []
+        return list(self._read(f"who = {filters.literal(who)}").values())
 
     def scales(self) -> Scales:
         """What the store knows about its time scales."""

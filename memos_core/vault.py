@@ -11,6 +11,7 @@ that of a deletion, which comes first: opening the store adds those that a crash
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -35,6 +36,9 @@ from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, 
 from .types import Event, MemCube, Policy, Usage
 
 GRANT = "grant:"  # under this, a rule for each grant of several conditions that is in use
+ROLLED_BACK = "rolled back"
+"""Outcome of what a transaction did that was not kept."""
+
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
 _READ = ["id", "version", "seq", "text", "record", "checksum"]
@@ -57,10 +61,12 @@ class Vault:
     def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
         self.db = Database(site, policy, describe)
-        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.listener: Callable[[Change], None] = lambda change: None
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
+        self.db.transactions.witness = self._witness
+        self.db.transactions.take_back_of_the_dead()
+        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
 
     @property
     def path(self) -> str:
@@ -169,18 +175,20 @@ class Vault:
 
     def past(self, id: str) -> list[MemCube]:
         """The versions of a memory before the current one, oldest first."""
-        query = (
-            self.db.table("history")
-            .search()
-            .where(f"id = {filters.literal(id)}")
-            .select(["text", "record", "checksum"])
-        )
-        with self.db.guarded("history"):
-            found = {
-                c.version: c
-                for c in (r.cube for r in decoded(query.limit(ALL).to_arrow(), self.manifest.dimension, self.path))
-            }
-        return [found[v] for v in sorted(found)]
+        found = self.past_versions([id])
+        return [found[key] for key in sorted(found)]
+
+    def past_versions(self, ids: Sequence[str]) -> dict[tuple[str, int], MemCube]:
+        """Those of several memories, by id and version."""
+        found: dict[tuple[str, int], MemCube] = {}
+        for some in _batches(ids, 1_000):
+            query = self.db.table("history").search().where(filters.one_of("id", some)).limit(ALL)
+            with self.db.guarded("history"):
+                rows = decoded(
+                    query.select(["text", "record", "checksum"]).to_arrow(), self.manifest.dimension, self.path
+                )
+            found |= {(r.cube.id, r.cube.version): r.cube for r in rows}
+        return found
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
@@ -283,6 +291,24 @@ class Vault:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         self.ledger.record(events, readers, seqs)
 
+    def _witness(self, pins: Mapping[str, int]) -> Callable[[], None]:
+        """What the log says beyond its pinned version, to be told again, as rolled back and to who did it alone, once that is the
+        newest again."""
+        log = self.db.at("events", pins["events"]).search().select(["number"])
+        last = log.order_by([ColumnOrdering(column_name="number", ascending=False)]).limit(1).to_arrow()["number"]
+        ledger = Ledger(self.db)
+        undone = ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
+
+        def tell() -> None:
+            told = [
+                replace(e, id=str(uuid.uuid4()), outcome=ROLLED_BACK if e.outcome == "ok" else e.outcome)
+                for e in undone
+            ]
+            ledger.rewind()  # the chain ends again where it did
+            ledger.record(told, [()] * len(told))
+
+        return tell
+
     def count_reads(self, reads: dict[str, Usage]) -> None:
         """Add buffered usage to what is stored. In a table of its own: it says nothing about the content, and rewriting
         memories because they were read would make reading slow."""
@@ -333,9 +359,19 @@ class Vault:
             found = self.db.cubes.search().where(filters.one_of("id", ids)).select(["id", "seq"]).limit(ALL).to_arrow()
         return list(zip(found["id"].to_pylist(), found["seq"].to_pylist(), strict=True))
 
-    def told(self, where: str, column: str) -> set[tuple[str, int]]:
-        """Subjects of events that a condition holds for, each with another column of the event."""
-        return self.ledger.told(where, column)
+    def told(self, where: str, *columns: str) -> set[tuple[Any, ...]]:
+        """Subjects of events that a condition holds for, each with other columns of the event."""
+        return self.ledger.told(where, *columns)
+
+    def marks(self, who: str, verbs: Iterable[str]) -> list[tuple[datetime, str, str, int]]:
+        """Time, verb, detail and number of what an actor did by some verbs and to no memory, in order."""
+        where = filters.all_of(
+            f"actor = {filters.literal(who)}", filters.one_of("verb", verbs), "subject IS NULL", "outcome = 'ok'"
+        )
+        columns = ("at", "verb", "detail", "number")
+        with self.db.guarded("events"):
+            found = self.db.table("events").search().where(where).select([*columns]).limit(ALL).to_arrow()
+        return sorted(zip(*(found[name].to_pylist() for name in columns), strict=True), key=lambda mark: mark[3])
 
     # --- another cubes table, for re-embedding -------------------------------------------------------------------------
 
@@ -385,7 +421,9 @@ class Vault:
         return int(before - table.count_rows())
 
     def _changed(self, before: tuple[str, int], written: Sequence[Row] = (), removed: Sequence[str] = ()) -> None:
-        """Tell the listener of a commit, if nobody else's came between."""
+        """Tell the listener of a commit, if nobody else's came between; and the transaction, if it is inside of one."""
+        if (inside := self.db.transactions.inside) is not None:
+            inside.touched.update((*(r.cube.id for r in written), *removed))
         after = self.revision()
         if after == (before[0], before[1] + 1):
             self.listener(Change(before, after, written, removed))

@@ -110,9 +110,8 @@ class Worked:
     failed: int = 0
     restarts: int = 0
 
-    def after(self, tick: Ticked) -> Worked:
-        """The same after another tick."""
-        again = self.where not in ("", tick.where)
+    def after(self, tick: Ticked, *, again: bool = False) -> Worked:
+        """The same after another tick; `again`: of one that was begun again."""
         return Worked(
             self.worker, tick.where, self.ticks + 1, self.done + len(tick.done), self.failed + len(tick.failed),
             self.restarts + again,
@@ -229,7 +228,9 @@ def ray(
         raise InvalidArgument(f"replicas: a whole number from 1 is needed, not {replicas!r}")
     stop = stop or threading.Event()
     with _connected(address) as cluster:
-        need = _placed(cluster.cluster_resources(), replicas, cpus, gpus)
+        need = placed(cluster.cluster_resources(), replicas, cpus, gpus)
+        if "://" not in opening.path and sum(node["Alive"] for node in cluster.nodes()) > 1:
+            log.warning("%s: a folder, so each node of the cluster must have the same one there", opening.path)
         crew = _Crew(cluster, opening, need, [Worked(n) for n in range(replicas)])
         try:
             while not stop.is_set():
@@ -253,6 +254,7 @@ class _Crew:
         self._actors = [self._kind.remote(opening, w.worker) for w in worked]
         self._under_way: dict[Any, int] = {}
         self._due = dict.fromkeys(range(len(worked)), 0.0)
+        self._away = set[int]()
         self._failures = dict.fromkeys(range(len(worked)), 0)
 
     def step(self, every: float, told: Callable[[Ticked], None]) -> None:
@@ -269,7 +271,9 @@ class _Crew:
             n = self._under_way.pop(call)
             tick = self._taken(call, n)
             if tick is not None:
-                self._failures[n], self.worked[n] = 0, self.worked[n].after(tick)
+                self.worked[n] = self.worked[n].after(tick, again=n in self._away)
+                self._failures[n] = 0
+                self._away.discard(n)
                 told(tick)
             soon = 0.0 if tick is not None and tick.done else every if tick is not None else min(every, _AGAIN)
             self._due[n] = time.monotonic() + soon
@@ -294,8 +298,11 @@ class _Crew:
             if not self.worked[n].ticks or self._fails(n):
                 raise WorkersUnavailable(f"worker {n} cannot be begun: {_last(error)}") from error
             self._actors[n] = self._kind.remote(self._opening, n)
+            self._away.add(n)
         except errors.ActorUnavailableError as error:  # it died, and is begun again somewhere
-            log.warning("worker %d is away: %s", n, _last(error))
+            if n not in self._away:
+                log.warning("worker %d is away: %s", n, _last(error))
+            self._away.add(n)
         except errors.RayTaskError as error:
             if self._fails(n):
                 raise WorkersUnavailable(f"worker {n} failed {_PATIENCE} times in a row: {_last(error)}") from error
@@ -370,7 +377,7 @@ def _knock(address: str) -> None:
         )
 
 
-def _placed(there: Mapping[str, float], replicas: int, cpus: float, gpus: float | None) -> dict[str, Any]:
+def placed(there: Mapping[str, float], replicas: int, cpus: float, gpus: float | None) -> dict[str, Any]:
     """What each worker takes of a cluster. Raises InvalidArgument where that is more than it has: Ray would wait for ever."""
     need = {"CPU": cpus, "GPU": (1.0 if there.get("GPU", 0.0) else 0.0) if gpus is None else gpus}
     for name, each in need.items():

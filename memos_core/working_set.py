@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -19,6 +20,7 @@ from . import filters, governance, grants, lifecycle
 from .errors import Damaged
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
 from .tables import Candidate
+from .transactions import Transaction
 from .types import Hit, MemCube, Namespace, Policy, State
 from .vault import Change, Vault
 from .words import STOP, readings
@@ -66,6 +68,14 @@ class _Resident:
     revision: tuple[str, int] | None = None
     seq: int = -1
 
+    def copy(self) -> _Resident:
+        """One of its own, for a transaction to change."""
+        corpus = None if self.corpus is None else self.corpus.copy()
+        return _Resident(threading.Lock(), corpus, dict(self.rows), self.expiring[:], self.revision, self.seq)
+
+
+_Key = tuple[Scope, Transaction | None]  # a transaction that has changed something sees what nobody else does
+
 
 @dataclass(frozen=True, slots=True)
 class _Size:
@@ -81,8 +91,8 @@ class WorkingSet:
         self._vault = vault
         self._policy = policy
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Scope, _Resident] = OrderedDict()
-        self._sizes: OrderedDict[Scope, _Size] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Resident] = OrderedDict()
+        self._sizes: OrderedDict[_Key, _Size] = OrderedDict()
         self._arms = ThreadPoolExecutor(4, "memos-arm")
         vault.listener = self._follow
 
@@ -90,11 +100,12 @@ class WorkingSet:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
         if (large := self._large_scope(scope)) is not None:
             return self._from_candidates(scope, question, k, narrowed, now, large)
-        with self._lock:
-            entry = self._kept.setdefault(scope, _Resident())
-            self._kept.move_to_end(scope)
+        entry = self._entry(scope)
         with entry.lock:
-            self._refresh(scope, entry, now)
+            revision = self._vault.revision()
+            if _is_past(entry.revision, revision):  # a reading that began before the last commit keeps to its time
+                entry = _Resident()
+            self._refresh(scope, entry, revision, now)
             assert entry.corpus is not None
             among = None
             if narrowed is not None:
@@ -103,6 +114,16 @@ class WorkingSet:
         self._shrink(scope)
         return hits
 
+    def settle(self, ended: Transaction, kept: bool) -> None:
+        """Take over what a transaction made resident, or forget it."""
+        with self._lock:
+            for key in [k for k in self._kept if k[1] is ended]:
+                entry = self._kept.pop(key)
+                if kept:
+                    self._kept[key[0], None] = entry
+            for key in [k for k in self._sizes if k[1] is ended]:
+                del self._sizes[key]
+
     def close(self) -> None:
         """Forget everything."""
         self._kept.clear()
@@ -110,9 +131,24 @@ class WorkingSet:
 
     # --- resident ----------------------------------------------------------------------------------------------------
 
-    def _refresh(self, scope: Scope, entry: _Resident, now: datetime) -> None:
-        """Bring a resident scope up to date."""
-        revision = self._vault.revision()
+    def _changing(self) -> Transaction | None:
+        inside = self._vault.db.transactions.inside
+        return inside if inside is not None and inside.touched else None
+
+    def _entry(self, scope: Scope) -> _Resident:
+        key: _Key = (scope, self._changing())
+        with self._lock:
+            new = shared = None if key in self._kept or key[1] is None else self._kept.get((scope, None))
+        if shared is not None:
+            with shared.lock:
+                new = shared.copy()
+        with self._lock:
+            entry = self._kept.setdefault(key, new or _Resident())
+            self._kept.move_to_end(key)
+            return entry
+
+    def _refresh(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> None:
+        """Bring a resident scope to a revision."""
         if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
             self._load(scope, entry, revision, now)
         elif entry.revision != revision:
@@ -137,8 +173,9 @@ class WorkingSet:
     def _follow(self, change: Change) -> None:
         """Take over a commit of this process, so that the next search need not ask the store what it was. A scope that is
         being searched right now is left to ask."""
+        changing = self._changing()
         with self._lock:
-            kept = list(self._kept.items())
+            kept = [(scope, entry) for (scope, under_way), entry in self._kept.items() if under_way is changing]
         for scope, entry in kept:
             if entry.revision == change.before and entry.lock.acquire(blocking=False):
                 try:
@@ -176,18 +213,18 @@ class WorkingSet:
         """Let the scopes that were used longest ago go, until the rest fits. Each costs at least what an empty one does."""
         with self._lock:
             total = sum(max(_EMPTY, len(e.rows)) for e in self._kept.values())
-            for scope in list(self._kept):
-                if (total <= self._policy.resident_total and len(self._kept) <= _SCOPES) or scope == used:
+            for key in list(self._kept):
+                if (total <= self._policy.resident_total and len(self._kept) <= _SCOPES) or key[0] == used:
                     break
-                total -= max(_EMPTY, len(self._kept.pop(scope).rows))
+                total -= max(_EMPTY, len(self._kept.pop(key).rows))
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
     def _large_scope(self, scope: Scope) -> Statistics | None:
         """Statistics of a scope that is too large to be resident, from a sample; None for one that is not. Counted again
         after so many commits that its size may have changed by as much."""
-        revision = self._vault.revision()
-        known = self._sizes.get(scope)
+        revision, key = self._vault.revision(), (scope, self._changing())
+        known = self._sizes.get(key)
         if known is None or known.revision[0] != revision[0] or revision[1] - known.revision[1] >= _RECOUNT:
             size = self._vault.count(scope.where)
             statistics = known.statistics if known is not None and 0.8 <= size / max(1, known.size) <= 1.2 else None
@@ -195,12 +232,12 @@ class WorkingSet:
                 statistics = None
             elif statistics is None:
                 statistics = self._sampled(scope, size)
-            known = self._sizes[scope] = _Size(revision, size, statistics)
+            known = self._sizes[key] = _Size(revision, size, statistics)
             while len(self._sizes) > _SCOPES:
                 self._sizes.popitem(last=False)
             if statistics is not None:
                 with self._lock:
-                    self._kept.pop(scope, None)
+                    self._kept.pop(key, None)
         return known.statistics
 
     def _sampled(self, scope: Scope, size: int) -> Statistics:
@@ -226,7 +263,10 @@ class WorkingSet:
         where = filters.all_of(scope.where, narrowed)
         wanted = max(self._policy.candidates, min(k, _MOST))
         words = _search_words(question.text)
-        near = self._arms.submit(self._arm, lambda w: self._vault.near(question.vector, w, wanted), scope, where, now)
+        # in a copy of the context: what it may see of a transaction is what this thread may
+        near = self._arms.submit(
+            copy_context().run, self._arm, lambda w: self._vault.near(question.vector, w, wanted), scope, where, now
+        )
         worded = self._arm(lambda w: self._vault.worded(words, w, wanted) if words else [], scope, where, now)
         found = [*worded[0], *near.result()[0]]
         rows = {r.id: r for r in (*worded[1], *near.result()[1], *found)}
@@ -236,6 +276,10 @@ class WorkingSet:
             among |= set(self._vault.column("id", filters.all_of(where, filters.one_of("id", rows))))
         corpus = Corpus(_passage(r) for r in rows.values() if r.vector is not None)
         return self._hits(scope, rank(question, corpus, k, statistics=statistics, among=among), rows)
+
+
+def _is_past(held: tuple[str, int] | None, asked: tuple[str, int]) -> bool:
+    return held is not None and held[0] == asked[0] and asked[1] < held[1]
 
 
 def _passage(row: Candidate) -> Passage:

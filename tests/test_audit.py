@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memos_core import Event, MemOS, MemOSError, Policy
+from memos_core import Event, MemOS, MemOSError, NotFound, Policy
 from memos_core import audit as rules
 from memos_core.cli import main
 from memos_core.tables import EVENTS
@@ -179,6 +179,29 @@ def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(busy: 
         assert memory.verify().sound
         memory.add("more tea")
         assert memory.verify().sound
+
+
+def test_a_transaction_that_was_taken_back_leaves_a_sound_chain_that_tells_of_it(memory: MemOS) -> None:
+    def fail() -> None:
+        with memory.transaction():
+            memory.add("cake")
+            memory.group("team", ["bob"])
+            assert memory.verify().sound
+            raise KeyError
+
+    memory.add("tea")
+    with pytest.raises(KeyError):
+        fail()
+    found = memory.verify()
+    assert found.sound
+    assert [(e.verb, e.outcome) for e in reversed(memory.log())] == [
+        ("add", "ok"), ("add", "rolled back"), ("group", "rolled back")
+    ]  # fmt: skip
+    with memory.transaction():
+        memory.add("bread")
+    assert memory.verify(found.head).sound
+    with pytest.raises(NotFound):
+        memory.members("team")
 
 
 def test_writers_beside_each_other_make_one_chain(open_store: Callable[..., MemOS]) -> None:

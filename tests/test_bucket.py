@@ -254,3 +254,25 @@ def test_a_vault_in_a_bucket_keeps_versions_longer_than_any_turn(
             memory._vault.db.table(memory._vault.manifest.cubes).optimize()
         assert memory._vault.db.compact()
         assert [r.cube.text for r in other.by_ids([cube.id])] == ["green tea"]
+
+
+@pytest.mark.parametrize("framework", ["langchain", "llamaindex"])
+def test_the_adapters_open_a_bucket_by_its_url(
+    framework: str, server: Server, tmp_path: Path, open_here: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    with open_here() as memory:
+        memory.add("green tea")
+    found: Any
+    if framework == "langchain":
+        from langchain_memos import MemOSRetriever as OfLangChain
+
+        found = OfLangChain(server.url(tmp_path), embed=WordsEmbedder(), user_id="ann")
+        assert [d.page_content for d in found.invoke("tea")] == ["green tea"]
+    else:
+        from llamaindex_memos import MemOSRetriever as OfLlamaIndex
+
+        found = OfLlamaIndex(server.url(tmp_path), embed=WordsEmbedder(), actor="ann")
+        assert [n.node.get_content() for n in found.retrieve("tea")] == ["green tea"]
+    found.close()

@@ -12,6 +12,13 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
+    "scheduler.py": [
+        "What is Zorpa's fruit?  fig.",
+        "build activation: 6 reads without it have cost",
+        "drop activation:",
+        "archive plaintext: not read for 121 days",
+        "schedule: drop activation:",
+    ],
     "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
     "llamaindex_chat.py": [
         "ann: My train to Lyon leaves at 7:40 on Friday.\n    engine: That is new to me.",
@@ -31,9 +38,29 @@ SAYS = {
         "sound: True, and it goes on",
         "shop delete version 1",
     ],
+    "time_machine.py": [
+        "the booking failed:    ['The plan for the nights: Hotel Bellecour.', 'The plan: a week in Lyon.']",
+        "booked:                ['The plan for the nights: a flat in Via Po.', 'The plan: a week in Turin.']",
+        "since then:            1 added, 2 changed, 0 removed",
+        "what if we go back:    ['The plan for the nights: Hotel Bellecour.', 'The plan: a week in Lyon.']",
+        "nothing happened:      ['The plan for the nights: a flat in Via Po.', 'The plan: a week in Turin.']",
+        "all of it goes back:   ['The plan for the nights: Hotel Bellecour.', 'The plan: a week in Lyon.']",
+    ],
+    "pipeline.py": [
+        "that is no news: ['Ines lives in Lisbon', 'Ines lives in Porto']",
+        "found: ['Ines lives in Braga (before: ",
+    ],
+    "pipeline_langgraph.py": [
+        "that is no news: ['Ines lives in Lisbon', 'Ines lives in Porto']",
+        "\n['Ines lives in Braga (before: ",
+    ],
     "many_users.py": ["Tom tries: no memory", "Bea asks:  The surprise party", "Revoked:   []"],
 }
-NEEDS = {"llamaindex_chat.py": ["llama_index.core"], "two_frameworks_one_memory.py": ["llama_index.core", "langchain"]}
+NEEDS = {
+    "pipeline_langgraph.py": ["langgraph"],
+    "llamaindex_chat.py": ["llama_index.core"],
+    "two_frameworks_one_memory.py": ["llama_index.core", "langchain"],
+}
 
 
 @pytest.mark.parametrize("name", sorted(SAYS))

@@ -21,7 +21,7 @@ FILES = [f for p in PACKAGES for f in sorted(p.rglob("*.py"))]
 RECORDS = {"types", "errors"}
 PURE = {
     "lifecycle", "governance", "recall", "corpus", "words", "filters", "conditions", "keyed", "audit", "grants", "retention", "codec", "validate", "placement", "brief", "manifest",
-    "chain", "toolcalls", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports",
+    "chain", "toolcalls", "timeline", "heat", "holdings", "worth", "rows", "placing", "parameters", "moves", "amounts", "schedule", "passages", "reports", "looking", "planning",
 }  # fmt: skip
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
@@ -169,10 +169,12 @@ def test_exports_are_these() -> None:
             "Brief",
             "BrokenCall",
             "Carried",
+            "Changed",
             "Conflict",
             "ContextTooLong",
             "Damaged",
             "Decoding",
+            "Difference",
             "Distillation",
             "Draft",
             "EmbedderFailed",
@@ -197,6 +199,7 @@ def test_exports_are_these() -> None:
             "MemCube",
             "MemOS",
             "MemOSError",
+            "Merge",
             "MissingPackage",
             "ModelError",
             "ModelMismatch",
@@ -217,10 +220,12 @@ def test_exports_are_these() -> None:
             "Receipt",
             "Recipe",
             "Reply",
+            "Rollback",
             "SchedulePolicy",
             "SchemaMismatch",
             "Scores",
             "Sensitivity",
+            "Snapshot",
             "SourceKind",
             "State",
             "Stats",

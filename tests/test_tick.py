@@ -10,7 +10,20 @@ from typing import Any
 
 import pytest
 
-from memos_core import Carried, InvalidArgument, Kind, KVCache, MemCube, MemOS, Policy, Rates, SchedulePolicy, State
+from memos_core import (
+    Carried,
+    Distillation,
+    InvalidArgument,
+    Kind,
+    KVCache,
+    Lesson,
+    MemCube,
+    MemOS,
+    Policy,
+    Rates,
+    SchedulePolicy,
+    State,
+)
 from tests.conftest import Clock
 from tests.networks import random_model
 
@@ -209,29 +222,30 @@ def test_what_has_lapsed_is_expired_as_planned(memory: MemOS, clock: Clock) -> N
 # --- what goes wrong ------------------------------------------------------------------------------------------------------
 
 
-def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(memory: MemOS, clock: Clock, tmp_path: Path) -> None:
-    told(memory, 6, namespace=("a",))
-    told(memory, 6, namespace=("b",))
-    for label in ("a", "b"):
-        ask(memory, clock, namespace=(label,))
-    memory.flush()
-    damaged, whole = sorted(kept(memory), key=lambda c: c.namespace)
-    assert isinstance(damaged.payload, KVCache)
-    file = tmp_path / "store" / "blobs" / damaged.payload.blob
-    body = bytearray(file.read_bytes())
-    body[-100] ^= 1  # it is to be grown, and what it would be grown from is damaged
-    file.write_bytes(body)
-    for label in ("a", "b"):
-        memory.add(
-            f"The colour of house 99 in street {label} is red, as everybody can see from far away.", namespace=(label,)
-        )
-        ask(memory, clock, times=8, namespace=(label,))
-    assert memory._model is not None
-    memory._model.shelf.clear()
-    outcomes = {c.who + c.move.action: c.outcome for c in memory.tick().moves}
-    assert outcomes
-    assert {c.namespace for c in kept(memory)} >= {("b",)}
-    assert whole.id not in {c.id for c in kept(memory)}
+def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    def phrasing(texts: Any) -> Lesson:
+        raise OSError("the phrasing's service is down")
+
+    memory = open_slow(
+        distillation=Distillation(phrasing=phrasing), schedule=SchedulePolicy(context_share=0.2),
+        rates=Rates(prefill=100.0, disk=1e9, distil=0.001, distil_start=0.1),
+    )  # fmt: skip
+    told(memory, 12, namespace=("much",))
+    told(memory, 3, namespace=("little",))
+    for label in ("much", "little") * 3:
+        ask(memory, clock, times=1, namespace=(label,))
+    report = memory.tick()
+    found = {str(c.move.action): c for c in report.moves}
+    assert found["build"].outcome == "done"
+    assert found["distil"].outcome == "failed"
+    assert "service is down" in found["distil"].detail
+    [event] = [e for e in memory.log(verb="schedule") if e.outcome == "failed"]
+    assert "OSError: the phrasing's service is down" in event.detail
+    assert "even after" in event.detail  # the arithmetic
+    assert "build activation" in done(memory.tick().moves)  # the next best, meanwhile
+    assert memory.tick().moves == ()
 
 
 def test_a_clock_that_went_back_moves_nothing(memory: MemOS, clock: Clock) -> None:
@@ -279,6 +293,31 @@ def test_started_it_ticks_by_itself_until_it_is_stopped(memory: MemOS, clock: Cl
     memory.stop()
     memory.stop()
     assert "memos-tick" not in [t.name for t in threading.enumerate()]
+
+
+def test_who_searches_or_writes_does_not_wait_for_a_build(memory: MemOS, clock: Clock) -> None:
+    told(memory)
+    ask(memory, clock)
+    assert memory._model is not None
+    building, go_on = threading.Event(), threading.Event()
+
+    def stop_here(module: Any, args: Any) -> None:
+        building.set()
+        go_on.wait(60)
+
+    hook = memory._model.network.register_forward_pre_hook(stop_here)
+    try:
+        memory.start(every=60)
+        assert building.wait(60)
+        assert memory.search(QUESTION, k=1)
+        assert memory.brief(QUESTION).cubes
+        assert memory.add("The colour of house 99 is red.")
+        assert kept(memory) == []
+    finally:
+        go_on.set()
+        hook.remove()
+    memory.flush()
+    assert len(kept(memory)) == 1
 
 
 def test_closing_stops_it(memory: MemOS) -> None:

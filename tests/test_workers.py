@@ -124,6 +124,11 @@ def test_a_span_that_is_none_is_refused_before_anything_is_opened(every: Any, tm
     assert not (tmp_path / "store").exists()
 
 
+def test_the_shell_says_that_replicas_are_for_ray(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert memosctl(["worker", str(tmp_path), "--replicas", "3"]) == 1
+    assert "for --ray" in capsys.readouterr().err
+
+
 def test_the_shell_begins_no_worker_where_there_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert memosctl(["worker", str(tmp_path / "none")]) == 1
     assert "holds no store" in capsys.readouterr().err

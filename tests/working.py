@@ -79,8 +79,9 @@ def distilling(path: str, how: Any) -> Opening:
 
 
 def _node() -> str:
+    """On Ray: the node, and how many GPUs this worker has of it."""
     ray = sys.modules.get("ray")
-    return "" if ray is None else str(ray.get_runtime_context().get_node_id())
+    return "" if ray is None else f"{ray.get_runtime_context().get_node_id()} {len(ray.get_gpu_ids())}"
 
 
 def main() -> None:

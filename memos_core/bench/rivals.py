@@ -148,7 +148,7 @@ class _Cache:
 
 def following(subjects: Array) -> Array:
     """For each read, the index of the next read of the same subject, or inf [m]."""
-    found, seen = np.full(len(subjects), np.inf), {}
+    found, seen = np.full(len(subjects), np.inf), dict[int, float]()
     for at in range(len(subjects) - 1, -1, -1):
         i = int(subjects[at])
         found[at] = seen.get(i, np.inf)
@@ -182,8 +182,8 @@ def timed(trace: Trace, machine: Machine) -> Outcome:
 def bound(trace: Trace, machine: Machine, policy: SchedulePolicy, *, ahead: bool = True) -> Outcome:
     """The linear program's optimum; `ahead` False leaves loading ahead out of it. `spent` is what its moves take: the copies to where
     something waits and was not waiting before, and the loads."""
-    from scipy.optimize import linprog
-    from scipy.sparse import coo_array
+    from scipy.optimize import linprog  # type: ignore[import-untyped]  # scipy has no types of its own
+    from scipy.sparse import coo_array, vstack  # type: ignore[import-untyped]  # likewise
 
     costs, upcoming = Costs.of(trace, machine), following(trace.subjects)
     begins = np.flatnonzero(np.isfinite(upcoming))
@@ -217,8 +217,6 @@ def bound(trace: Trace, machine: Machine, policy: SchedulePolicy, *, ahead: bool
     )
     seconds = policy.build_burst + (trace.times[-1] - trace.times[0]) * policy.build_seconds / 60
     spend = coo_array((loads, (np.zeros(len(loads), int), np.arange(len(loads)))), (1, len(gains)))
-    from scipy.sparse import vstack
-
     top = np.concatenate([np.ones(count * len(ways)), *(np.full(steps, costs.room[p] / unit) for p in places)])
     made = linprog(
         -gains, A_ub=vstack([whole, spend]).tocsr(), b_ub=np.append(np.ones(count), seconds), A_eq=flow,

@@ -76,12 +76,26 @@ class Costs:
 
 
 def scheduled(trace: Trace, machine: Machine, policy: SchedulePolicy, without: str = "") -> Outcome:
-    """The trace under the real scheduler; `without` names the part of it that is left out."""
-    costs = Costs.of(trace, machine)
-    engine = _Engine(trace, machine, policy, costs, without)
+    """The trace under the real scheduler; `without` names the part of it that is left out (see `_lessened`), if one is."""
+    policy, machine = _lessened(policy, machine, without)
+    engine = _Engine(trace, machine, policy, Costs.of(trace, machine), without)
     for at, subject in zip(trace.times.tolist(), trace.subjects.tolist(), strict=True):
         engine.read(at, subject)
     return engine.outcome
+
+
+def _lessened(policy: SchedulePolicy, machine: Machine, without: str) -> tuple[SchedulePolicy, Machine]:
+    """Policy and machine without a part: those that numbers can switch off. `fading` (all reads count for days), `scales` (all time scales
+    count alike), `capture` (a form is made by a prefill of its own) and `prefetch` (nothing is expected) are up to the engine."""
+    if without == "hysteresis":
+        policy = replace(policy, keep=1.0)
+    if without == "break-even":
+        policy = replace(policy, break_even=1e-9)
+    if without == "ration":
+        policy = replace(policy, build_seconds=60.0, build_burst=1e9)
+    if without == "demotion":
+        machine = replace(machine, host=0.0, disk=0.0)
+    return policy, machine
 
 
 class _Engine:
@@ -97,10 +111,13 @@ class _Engine:
         )
         begin = float(trace.times[0])
         self._state = snapshot(
-            [str(i) for i in range(n)], tokens=trace.tokens, kv_bytes=costs.size, created=begin, rates=machine.rates,
+            [str(i) for i in range(n)], tokens=trace.tokens, kv_bytes=costs.size, captured=without != "capture", created=begin, rates=machine.rates,
             budgets=budgets, bucket=Bucket(policy.build_burst, begin), scales=heat.Scales(at=begin),
         )  # fmt: skip
         self._costs, self._policy, self._groups, self._without = costs, policy, trace.groups, without
+        count = len(heat.HALF_LIVES)
+        fixed = {"fading": (*(0.0,) * (count - 1), 1.0), "scales": (1 / count,) * count}
+        self._weights = fixed.get(without)
         self._expecting = _Expecting(trace.groups)
         self._at_hand: OrderedDict[int, int] = OrderedDict()
         self._next = begin + TICK
@@ -121,7 +138,7 @@ class _Engine:
         scales, state.heat[i] = heat.read(state.scales, state.heat[i], float(state.heat_at[i]), at)
         state.heat_at[i] = state.last_read[i] = at
         state.reads[i] += 1
-        self._state = replace(state, scales=scales)
+        self._state = replace(state, scales=replace(scales, weights=self._weights or scales.weights))
         self._expecting.read(i, at)
         self._land(i)
         self._changed = True
@@ -137,8 +154,10 @@ class _Engine:
     def _tick(self, at: float) -> None:
         state = self._state
         state.at_hand[:] = False
-        state.at_hand[list(self._at_hand)] = True
-        state.expected[:] = self._expecting.chances(at)
+        if self._without != "capture":
+            state.at_hand[list(self._at_hand)] = True
+        if self._without != "prefetch":
+            state.expected[:] = self._expecting.chances(at)
         now = datetime.fromtimestamp(at, UTC)
         started = time.perf_counter()
         moves = plan(state, self._policy, now)

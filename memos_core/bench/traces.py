@@ -162,7 +162,7 @@ def _popularity(count: int, steepness: float = 0.9) -> Array:
 
 
 def _tokens(draw: np.random.Generator, count: int) -> Array:
-    return np.clip(draw.lognormal(np.log(1000), 0.8, count), 100, 8000).astype(np.int64)
+    return np.clip(draw.lognormal(np.log(1000), 0.7, count), 100, 4000).astype(np.int64)
 
 
 def _trace(name: str, draw: np.random.Generator, subjects: Array, count: int, pace: float) -> Trace:
