@@ -16,7 +16,8 @@ from . import filters, lifecycle
 from .blobs import Blobs
 from .codec import Outline
 from .errors import IllegalTransition
-from .types import Event, Kind, MemCube, State, Text
+from .grants import is_reserved
+from .types import PUBLIC, Event, Kind, MemCube, State, Text
 from .vault import Vault
 
 _BULK = 200  # memories from which on a deletion is marked as under way, and derived ones are looked for among all
@@ -76,7 +77,7 @@ class Forgetting:
         if bulk:
             self._vault.rules.put({_MARK: now.isoformat()})
         self._removing(ids, forms)
-        out = self._handed_out(set(ids))
+        out = self._handed_out(gone)
         events = [Event(str(uuid.uuid4()), now, who, "delete", o.id, o.version, detail=detail) for o in gone]
         self._vault.record(events, [o.readers for o in gone], [o.seq for o in gone])
         versions = self._vault.remove(ids)
@@ -141,9 +142,16 @@ class Forgetting:
             self.finish([])
         self._vault.db.purge()
 
-    def _handed_out(self, ids: set[str]) -> tuple[str, ...]:
-        """Where these were dumped or published to: that is out of reach."""
-        events = self._vault.ledger.about(ids, "verb IN ('dump', 'publish') AND outcome = 'ok'")
+    def _handed_out(self, gone: Sequence[Outline]) -> tuple[str, ...]:
+        """Where some of these may have been dumped or published to: that is out of reach. An event of a dump names no memories, so it is
+        every dump of somebody who may read one of them."""
+        ids = {o.id for o in gone}
+        readers = frozenset[str]().union(*(o.readers for o in gone))
+        anybody = any(one == PUBLIC or is_reserved(one) for one in readers)
+        events = [
+            e for e in self._vault.ledger.all("verb IN ('dump', 'publish') AND outcome = 'ok'")
+            if e.subject in ids or (e.subject is None and (anybody or e.actor in readers))
+        ]  # fmt: skip
         return tuple(dict.fromkeys(f"{e.verb} by {e.actor} at {e.at.isoformat()}: {e.detail}" for e in events))
 
 

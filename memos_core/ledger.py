@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -107,9 +107,9 @@ class Ledger:
             found = query.limit(_ALL).to_arrow()
         return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
 
-    def about(self, ids: Collection[str], where: str) -> list[Event]:
-        """Events that a condition holds for, of those about these memories, the oldest first."""
-        return [one.event for one in self._stored(where) if one.event.subject in ids]
+    def all(self, where: str) -> list[Event]:
+        """Every event that a condition holds for, the oldest first."""
+        return [one.event for one in self._stored(where)]
 
     def head(self) -> str:
         """Where the chain ends, as text."""

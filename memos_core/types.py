@@ -274,8 +274,8 @@ class Event:
 class Receipt:
     """What a deletion removed: `ids` asked for, `derived` that fell with them, how many stored versions and blobs went.
 
-    hashes: the SHA-256 of what each said when it went, of `ids` and then of `derived`. handed_out: dumps in which some of it left the
-    store before, which no deletion reaches. head: of the log's chain after it, see `MemOS.verify`.
+    hashes: the SHA-256 of what each said when it went, of `ids` and then of `derived`. handed_out: dumps in which some of it may have
+    left the store before, which no deletion reaches. head: of the log's chain after it, see `MemOS.verify`.
     """
 
     actor: str

@@ -174,9 +174,10 @@ def test_a_reader_who_froze_what_he_made_holds_neither_deletion_nor_revocation(
 
 def test_a_receipt_names_the_dumps_that_no_deletion_reaches(memory: MemOS) -> None:
     [cube], [other] = memory.add("tea"), memory.add("cake")
-    memory._vault.record([Event("e", START, "bob", "dump", cube.id, 1, detail="to s3://far/away")], [["ann"]])
+    memory.share(cube.id, readers=["bob"])
+    memory._vault.record([Event("e", START, "bob", "dump", detail="9 memories to s3://far/away")], [()])
     assert memory.delete(other.id).handed_out == ()
-    assert memory.delete(cube.id).handed_out == (f"dump by bob at {START.isoformat()}: to s3://far/away",)
+    assert memory.delete(cube.id).handed_out == (f"dump by bob at {START.isoformat()}: 9 memories to s3://far/away",)
 
 
 # --- the files -------------------------------------------------------------------------------------------------------------
