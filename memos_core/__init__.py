@@ -13,6 +13,7 @@ from .errors import (
     Conflict,
     ContextTooLong,
     Damaged,
+    DumpRefused,
     EmbedderFailed,
     EmbedderMismatch,
     IllegalTransition,
@@ -74,18 +75,24 @@ if TYPE_CHECKING:
     from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
+    from .dumping import DumpReport
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
     from .grants import grant
     from .holdings import Move, Rates, SchedulePolicy
+    from .importers import Foreign
     from .items import Items
+    from .loading import LoadReport
     from .memos import MemOS
     from .merging import Merge
     from .model import LocalModel
     from .phrasing import Lesson, Point
+    from .publishing import Offer, PullReport
     from .reader import LLMReader
     from .reports import Carried, TickReport
     from .sensitivity import Sensitivity, checked_forms
+    from .signing import new_key, public_key
+    from .subscriptions import Subscription
     from .telling import AnswerStream
     from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
@@ -118,9 +125,12 @@ __all__ = [
     "Difference",
     "Distillation",
     "Draft",
+    "DumpRefused",
+    "DumpReport",
     "EmbedderFailed",
     "EmbedderMismatch",
     "Event",
+    "Foreign",
     "Gate",
     "Generation",
     "Hit",
@@ -135,6 +145,7 @@ __all__ = [
     "Lesson",
     "Lifespan",
     "Link",
+    "LoadReport",
     "LocalEmbedder",
     "LocalModel",
     "MemCube",
@@ -150,11 +161,13 @@ __all__ = [
     "Namespace",
     "NotAStore",
     "NotFound",
+    "Offer",
     "Origin",
     "OutOfMemory",
     "Plan",
     "Point",
     "Policy",
+    "PullReport",
     "Rates",
     "Reading",
     "Receipt",
@@ -173,6 +186,7 @@ __all__ = [
     "StoreClosed",
     "StoreError",
     "StoreUnavailable",
+    "Subscription",
     "Text",
     "TickReport",
     "TokenUsage",
@@ -183,10 +197,14 @@ __all__ = [
     "checked_decoding",
     "checked_forms",
     "grant",
+    "new_key",
+    "public_key",
     "read_answer",
 ]  # fmt: skip
 
 _LAZY = {
+    "DumpReport": "dumping", "Foreign": "importers", "LoadReport": "loading", "Offer": "publishing", "PullReport": "publishing",
+    "Subscription": "subscriptions", "new_key": "signing", "public_key": "signing",
     "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",

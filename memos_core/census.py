@@ -16,7 +16,7 @@ from . import brief, filters, lifecycle, passages, resident
 from .adapters import AdapterTier
 from .chain import LEAST
 from .errors import MemOSError
-from .heat import HALF_LIVES
+from .heat import HALF_LIVES, Scales
 from .holdings import Bucket, Budgets, Place, Rates, SchedulePolicy, Snapshot, snapshot
 from .keyed import PASSAGE
 from .leases import Lease
@@ -81,6 +81,17 @@ class _Columns:
             self.ids.append(subject.id)
             self.rows.append({"heat": np.zeros(len(HALF_LIVES)), **row})
             self.subjects[subject.id] = subject
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What one look at the passages goes by."""
+
+    at: Circumstances
+    model: LocalModel
+    scales: Scales
+    costs: Costs
+    kept: Mapping[str, MemCube]
 
 
 class Census:
@@ -165,59 +176,50 @@ class Census:
     # --- keys and values -----------------------------------------------------------------------------------------------------
 
     def _held_and_wanted(self, columns: _Columns, at: Circumstances, model: LocalModel) -> None:
-        kept = self._kept()
-        placed = set[str]()
+        kept, placed = self._kept(), set[str]()
         if model.reuses_blocks:
-            scales = self._uses.scales()
-            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, scales, at.now))
+            view = _View(at, model, self._uses.scales(), self.costs(model, at.rates), kept)
+            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, view.scales, at.now))
             for one in used[:_SCOPES]:
-                placed |= self._scope(columns, at, model, one, kept)
+                placed |= self._scope(columns, view, one)
         self._others(columns, at, placed, kept)
 
-    def _scope(
-        self, columns: _Columns, at: Circumstances, model: LocalModel, used: Used, kept: Mapping[str, MemCube]
-    ) -> set[str]:
+    def _scope(self, columns: _Columns, view: _View, used: Used) -> set[str]:
         """The passage of a scope, as it is and as it should be; the ids of the cubes that are spoken for by that."""
-        scope, scales = used.scope, self._uses.scales()
-        mine = [c for c in kept.values() if made_for(c, scope)]
+        scope, now = used.scope, view.at.now
+        mine = [c for c in view.kept.values() if made_for(c, scope)]
         held = max(mine, key=lambda c: (len(c.lineage), c.id), default=None)
-        cubes = self._members(used, held)
-        requests = warmth(used.requests, scales, at.now)
+        there = tuple(link.id for link in held.lineage) if held is not None else ()
+        cubes = self._members(used, there)
+        requests = warmth(used.requests, view.scales, now)
         members = [
-            Member(id, self._length(cube, model), warmth(used.members.get(id, Count()), scales, at.now), cube.updated_at.timestamp())
+            Member(
+                id, self._length(cube, view.model), warmth(used.members.get(id, Count()), view.scales, now), cube.updated_at.timestamp()
+            )
             for id, cube in cubes.items()
         ]  # fmt: skip
-        there = tuple(link.id for link in held.lineage) if held is not None else ()
         if not set(there) <= cubes.keys():  # it can no longer be opened
             held = None
-        costs = self.costs(model, at.rates)
-        choice = passages.choose(members, requests, there, costs)
-        due = held is None or passages.is_due(choice, there, used.requests.reads, costs, at.policy.break_even)
-        if held is not None and (not due or not choice.ids):
-            stays = passages.choose([m for m in members if m.id in there], requests, there, costs)
-            self._passage(
-                columns,
-                at,
-                model,
-                used,
-                Subject(held.id, scope.who, _in_order(cubes, there), held, scope.namespace),
-                stays,
-            )
-        elif choice.ids:
+        choice = passages.choose(members, requests, there, view.costs)
+        due = passages.is_due(choice, there, used.requests.reads, view.costs, view.at.policy.break_even)
+        if held is not None and not due:
+            stays = passages.choose([m for m in members if m.id in there], requests, there, view.costs)
+            subject = Subject(held.id, scope.who, _in_order(cubes, there), held, scope.namespace)
+            self._passage(columns, view, used, subject, stays)
+            return {held.id}
+        if choice.ids:
             sources = _in_order(cubes, choice.ids)
             try:
-                id = self._tiers.name_of(scope.who, sources, model, scope.namespace)
+                id = self._tiers.name_of(scope.who, sources, view.model, scope.namespace)
             except MemOSError:  # nothing in common any more: moved between two looks
                 return set()
-            self._passage(
-                columns, at, model, used, Subject(id, scope.who, sources, None, scope.namespace, tuple(mine)), choice
-            )
-        return {c.id for c in mine if c is held and not due}
+            subject = Subject(id, scope.who, sources, None, scope.namespace, tuple(mine))
+            self._passage(columns, view, used, subject, choice)
+        return set()
 
-    def _members(self, used: Used, held: MemCube | None) -> dict[str, MemCube]:
+    def _members(self, used: Used, there: Sequence[str]) -> dict[str, MemCube]:
         """The memories that may stand in a scope's passage: the actor may read them, they are searched and do not expire; of those
         that have no namespace in common, the ones that were wanted most."""
-        there = () if held is None else (link.id for link in held.lineage)
         rows = self._vault.by_ids(sorted({*used.members, *there}), filters.readable_by(used.scope.who))
         cubes = {
             r.cube.id: r.cube for r in rows
@@ -229,15 +231,11 @@ class Census:
         most = max(wanted, key=lambda label: (wanted[label], label), default=None)
         return {id: cube for id, cube in cubes.items() if cube.namespace[0] == most}
 
-    def _passage(
-        self, columns: _Columns, at: Circumstances, model: LocalModel, used: Used, subject: Subject, choice: Choice
-    ) -> None:
-        cube = subject.cube
+    def _passage(self, columns: _Columns, view: _View, used: Used, subject: Subject, choice: Choice) -> None:
+        cube, at, model = subject.cube, view.at, view.model
         share = min(1.0, choice.spared / choice.tokens) if choice.tokens else 0.0
         size = self._bytes(model, choice.tokens) if cube is None else _size(cube)
-        place = Place.NOWHERE
-        if cube is not None:
-            place = Place.DEVICE if self._at_hand(model, cube, used.scope) else Place.DISK
+        place = Place.NOWHERE if cube is None else self._place(model, cube, used.scope)
         columns.add(
             subject,
             tokens=choice.tokens, kv_bytes=size, kv_place=place, kv_blob=cube is not None, heat=used.requests.heat * share,
@@ -288,13 +286,16 @@ class Census:
         each = model.token_bytes if not self._policy.kv_bits else model.token_bytes // model.dtype.itemsize * 9 // 8
         return tokens * (each + _WRITTEN) + _HEAD
 
-    def _at_hand(self, model: LocalModel, cube: MemCube, scope: UseScope) -> bool:
-        """Whether all of a passage's blocks are on the model's shelf, for its scope."""
+    def _place(self, model: LocalModel, cube: MemCube, scope: UseScope) -> Place:
+        """The fastest place in which all of a passage is, for its scope."""
         try:
             ids = self._tiers.opener(model).manifest(_blob(cube)).ids
         except MemOSError:  # what is wrong with it is told of where it is opened
-            return False
-        return resident.keys(model, (scope.who, *scope.namespace), ids)[1] >= len(ids)
+            return Place.DISK
+        keys, tokens = resident.keys(model, (scope.who, *scope.namespace), ids)
+        if tokens < len(ids):
+            return Place.DISK
+        return Place.DEVICE if model.shelf.on_device(keys) else Place.HOST
 
     def _has_adapter(self, sources: Sequence[MemCube]) -> bool:
         ids = {c.id for c in sources}

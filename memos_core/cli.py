@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import cli_time
+from . import commands as exchanging
 from .errors import InvalidArgument, MemOSError, NotAStore
 from .validate import LARGEST
 
@@ -29,6 +30,7 @@ _LOG_OPTIONS = {
 }
 BENCHES = (
     "adapters",
+    "carry",
     "compose",
     "distil",
     "locomo",
@@ -117,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
 
     cli_time.add_commands(commands, _open)
+    exchanging.add_commands(commands, _open)
     help = "do what a store's plan asks for, beside other workers, until SIGTERM"
     worker = commands.add_parser("worker", help=help, description=help)
     worker.set_defaults(run=_worker)
@@ -145,11 +148,11 @@ def _demo(words: Sequence[str]) -> int:
         return child.wait() or 130
 
 
-def _open(args: argparse.Namespace) -> Any:
+def _open(args: argparse.Namespace, *, new: bool = False) -> Any:
     from .memos import MemOS
     from .sites import site
 
-    if not site(args.path).holds_store():
+    if not new and not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     embed = args.embed if "embed" in args else _no_embedder  # who only looks need not have the store's own
     return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"))
@@ -272,6 +275,8 @@ def _worker(args: argparse.Namespace) -> None:
     from .sites import site
 
     workers.checked_every(args.every)
+    if args.ray is None and (args.replicas != 1 or args.gpus is not None):
+        raise InvalidArgument("--replicas, --gpus: these are for --ray; without it, start as many workers as you want")
     if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     how = Distillation() if args.adapters else None

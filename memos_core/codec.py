@@ -63,7 +63,12 @@ def encode(cube: MemCube) -> str:
 
 def decode(text: str, passage: str | None, usage: Usage = Usage()) -> MemCube:
     """The cube of a record and its passage. Raises SchemaMismatch for a record from the future."""
-    r = _migrated(json.loads(text))
+    return decode_record(json.loads(text), passage, usage)
+
+
+def decode_record(record: Record, passage: str | None, usage: Usage = Usage()) -> MemCube:
+    """The same of a record that was parsed already."""
+    r = _migrated(record)
     origin, span = r["origin"], r.get("lifespan", {})
     return MemCube(
         id=r["id"], version=r["version"], kind=Kind(r["kind"]), state=State(r["state"]),

@@ -28,6 +28,7 @@ from .exercises import (
     probe,
     quoted,
     said,
+    sentence,
 )
 from .model import LocalModel
 from .phrasing import Lesson, Point
@@ -36,9 +37,14 @@ UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
     "Name a day of the week.", "Who are you?", "Give me an example of an animal.", "Is the sky blue?", "Tell me something.",
     "What is the opposite of hot?", "Translate good morning into French.", "How are you today?", "Please repeat the word tree.",
-    "What time is it?", "Write a line of Python.",
+    "What time is it?", "Write a line of Python.", "Good morning!", "Tell me a joke.", "What colour is grass?", "Why does it rain?",
+    "Give me three numbers.", "Thank you very much.", "How do I boil an egg?", "Please sum up what we said.", "What is your favourite book?",
+    "Is seven more than nine?", "Finish this: once upon a time", "Can you help me with a letter?", "What language do you speak?",
+    "List two kinds of tree.", "Say that again, please.", "I am tired today.",
 )  # fmt: skip
 """Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
+
+_CLAUSE = 16  # tokens in which a sentence that is begun comes to its end
 
 Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
 """A context as it stands in a prompt, and its keys and values as blocks, to be taught from without running it again."""
@@ -54,18 +60,23 @@ class Plan:
     """
 
     others: int = 300
-    contexts: int = 60
+    contexts: int = 90
     forms: int = 12
     distractors: int = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
-    """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough."""
+    """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough.
+
+    taught: points without their memories before them; unknown: questions that nobody answered; kept: conversations behind contexts;
+    plain: questions that have nothing to do with any of it.
+    """
 
     taught: tuple[Exercise, ...]
     unknown: tuple[Exercise, ...]
     kept: tuple[Exercise, ...]
+    plain: tuple[Exercise, ...]
     watched: tuple[Probe, ...]
 
 
@@ -78,6 +89,17 @@ def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
     ]
     kept = set(test)
     return Lesson(lesson.points, tuple(p for p in lesson.others if p not in kept)), Lesson(lesson.points, tuple(test))
+
+
+def drawn(points: Sequence[Point], most: int, rng: random.Random) -> list[Point]:
+    """At most so many points, as many of each kind as can be: all of a kind of which there are few."""
+    kinds = [[p for p in points if p.kind == kind] for kind in dict.fromkeys(p.kind for p in points)]
+    found: list[Point] = []
+    for at, some in enumerate(sorted(kinds, key=len)):
+        share = (most - len(found)) // (len(kinds) - at)
+        found += rng.sample(some, min(share, len(some)))
+    rng.shuffle(found)
+    return found
 
 
 def spread(points: Sequence[Point], most: int) -> dict[Point, int]:
@@ -115,7 +137,9 @@ def curriculum(
         )
     unknown, more = _unknown(model, practice, plan, rng)
     kept = _kept(model, practice, plan, quote, rng) if plan.contexts else []
-    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), (*watched, *more))
+    unrelated = said(model, [asked(model, q) for q in UNRELATED[::2]]) if plan.contexts else []
+    plain = [exercise(a.prompt.ids, a) for a in unrelated]
+    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), (*watched, *more))
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -137,7 +161,9 @@ def _taught(
     stems = point.stems if plan.forms > 1 else ()
     around = shown(point, lesson, plan.distractors, rng)
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
-    finished = said(model, [begun(model, s, around) for s in stems]) if stems else []
+    finished = [
+        sentence(a, model.tokenizer) for a in said(model, [begun(model, s, around) for s in stems], most=_CLAUSE)
+    ]
     found, missed = [], 0
     for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
         if point.answer.casefold() not in answer.text.casefold():
@@ -145,7 +171,7 @@ def _taught(
             continue
         found.append(exercise(asked(model, question).ids, answer))
         if (
-            plan.contexts and i % 3 == 0
+            plan.contexts and i % 5 == 0
         ):  # also where something else is before it: such an exercise is many times as long
             texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
             found.append(exercise(asked(model, question, quote(texts)).ids, answer))
@@ -177,32 +203,32 @@ def teacher(
 
 def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random) -> tuple[list[Exercise], list[Probe]]:
     """What is said to questions that no memory answers, with nothing before them."""
-    chosen = rng.sample(practice.others, min(plan.others, len(practice.others)))
+    chosen = drawn(practice.others, plan.others, rng)
     if not chosen:
         return [], []
     forms = spread(chosen, 2 * len(chosen))
     asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
-    stems = [begun(model, p.stems[0]) for p in chosen[::3] if p.stems]
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
-    answers = said(model, [*asks, *stems, *watched])
-    taught, tested = answers[: -len(watched)], answers[-len(watched) :]
+    answers = said(model, [*asks, *watched])
+    taught, tested = answers[: len(asks)], answers[len(asks) :]
+    stems = said(model, [begun(model, p.stems[0]) for p in chosen[::3] if p.stems], most=_CLAUSE)
+    taught += [sentence(a, model.tokenizer) for a in stems]
     exercises = [exercise(a.prompt.ids, a) for a in taught]
     return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
 
 
 def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:
-    """Reading contexts as before, and answering what has nothing to do with any of it."""
+    """Reading contexts as before."""
     found: list[Exercise] = []
     against = plan.contexts // 2
-    drawn = [
+    read = [
         *contexts(rng, practice, plan.contexts - against, (2, 8)),
-        *contexts(rng, practice, against, (1, 5), conflicts=3),
+        *contexts(rng, practice, against, (1, 5), conflicts=5),
     ]
-    for there, questions in drawn:
+    for there, questions in read:
         context = quote([p.text for p in there])
         words = [rng.choice(p.questions) for p in questions]
         answers = said(model, [asked(model, q, context) for q in words])
         row = conversation(model, context, list(zip(words, answers, strict=True)))
         found += [row] if row is not None else [exercise(a.prompt.ids, a) for a in answers]
-    plain = said(model, [asked(model, q) for q in UNRELATED[::2]])
-    return [*found, *(exercise(a.prompt.ids, a) for a in plain)]
+    return found

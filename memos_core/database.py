@@ -137,6 +137,13 @@ class Database:
                 self._tables[name] = self._db.open_table(name)
         return self._tables[name]
 
+    def pinned(self, name: str) -> Any:
+        """A table as it is now, whatever is written to it later. Compaction may take its files away: see `view`."""
+        with self.guarded(name), self._opening:
+            table = self._db.open_table(name)
+            table.checkout(table.version)
+        return table
+
     def _of_this_turn(self, name: str) -> Any:
         """A table at the version that is the newest while the turn is held: whoever takes it over does so after that version."""
         if name not in self._pinned:
@@ -477,6 +484,7 @@ class Database:
         with self.guarded(name):
             table = self._db.open_table(name)
             if table.version != version:
+                self._turn.require()  # whoever took it over has restored it, and may have written since
                 table.restore(version)
                 self._pinned.pop(name, None)
                 self.committed(name)

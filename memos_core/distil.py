@@ -1,7 +1,7 @@
 """Distilling memories into an adapter: a student without them in context comes to say what the model says with them.
 
 Each step draws exercises of every kind (`curriculum`) and lowers the divergence of the student's distributions from the teacher's. It
-ends when phrasings that are not taught are answered, twice in a row, and what is unknown is still unknown; or with its budget. What a
+ends when phrasings that are not taught are answered, three times in a row, and what is unknown is still unknown; or with its budget. What a
 step draws follows from the seed and the step's number alone, so a run that was killed goes on from its last checkpoint as if nothing had
 happened. The model is not changed, and may be used meanwhile: the student is a twin of its own.
 """
@@ -30,7 +30,10 @@ from .model import LocalModel
 from .parametric import Twin
 
 _STUDENT = "student"
-_ENOUGH = 2  # checks in a row
+_ENOUGH = 3  # checks in a row
+_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_behind`
+_EASED_BY = 400  # exercises that it is judged by, at most
+_EASE = 0.02  # of the strength, in each step down; see `_eased`
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
@@ -40,23 +43,26 @@ class Recipe:
 
     rank: of the adapter; targets: ends of the names of the linear layers that it changes, () for all but the output's.
     steps: at most. rate: the highest learning rate; None takes 0.64 / hidden size (1.6e-4 at 4,096, 5e-3 at 128).
-    taught, unknown, kept: exercises of each kind in a step. kept_weight, unknown_weight: of their divergences beside the taught ones'.
+    taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`). kept_weight, unknown_weight: of their divergences beside the taught ones'.
     check_every: steps between looks at phrasings that are not taught; enough: the share of those right that ends it.
+    ease: in the end it is made as weak as it can be while no more than this share of what was taught gets lost.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
     seed: of the first weights and of what is drawn.
     """
 
-    rank: int = 8
+    rank: int = 16
     targets: tuple[str, ...] = ()
-    steps: int = 100
+    steps: int = 90
     rate: float | None = None
-    taught: int = 40
-    unknown: int = 32
+    taught: int = 32
+    unknown: int = 64
     kept: int = 5
+    plain: int = 4
     unknown_weight: float = 1.0
     kept_weight: float = 2.0
-    check_every: int = 20
+    check_every: int = 15
     enough: float = 0.99
+    ease: float = 0.01
     seconds: float | None = None
     bytes: int | None = None
     seed: int = 0
@@ -172,9 +178,10 @@ def distil(
         raise OutOfMemory(
             f"{model.name}: {model.device} has no room to train an adapter: {str(error).splitlines()[0]}"
         ) from error
+    strength = _eased(student, lessons, recipe, model.device)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return _done(model, student.lora(model.fingerprint), student, why)
+    return _done(model, student.lora(model.fingerprint), student, f"{why}; eased to {strength:.2f} of its strength")
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -244,11 +251,13 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
             (lessons.taught, recipe.taught, 1.0),
             (lessons.unknown, recipe.unknown, recipe.unknown_weight),
             (lessons.kept, recipe.kept, recipe.kept_weight),
+            (lessons.plain, recipe.plain, recipe.kept_weight),
         ):
             drawn = rng.sample(kind, min(count, len(kind)))
             places = sum(len(e.at) for e in drawn)
             for some in batches(drawn, lambda e: len(e.ids)):
-                loss = weight * _divergence(network, some, device).sum() / places
+                strayed = _divergence(network, some, device, kind is lessons.unknown)
+                loss = weight * strayed.sum() / places
                 if math.isfinite(value := float(loss.detach())):
                     loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
                 total += value
@@ -258,10 +267,42 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
     return total
 
 
-def _divergence(network: Any, some: Sequence[Exercise], device: torch.device) -> torch.Tensor:
+def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: bool) -> torch.Tensor:
     logits = followed(network, [(e.ids, e.at) for e in some], device)
     likely = torch.cat([e.likely for e in some]).to(device)
-    return divergences(likely, torch.cat([e.logs for e in some]).to(device), logits)
+    logs = torch.cat([e.logs for e in some]).to(device)
+    found = divergences(likely, logs, logits)
+    return found + _LEAD_WEIGHT * _behind(likely, logs, logits) if lead else found
+
+
+def _behind(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """By how many nats the teacher's choice leads all others less than with the teacher, of which `_LEAD` are enough. A divergence is next
+    to nothing as soon as an answer is right by a hair; the questions beside those that are practised then come out wrong."""
+    first = likely[:, :1]
+    others = logits.scatter(-1, first, -math.inf).amax(-1)
+    lead = logits.gather(-1, first)[:, 0] - others
+    return ((logs[:, 0] - logs[:, 1]).clamp(max=_LEAD) - lead).clamp(min=0)
+
+
+def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
+    """Weaken the student as far as all that it was taught still comes right, but for a share of `Recipe.ease`; the strength that is left.
+    The weaker an adapter, the more of the plain model is left: what it answers to all else, and what it reads in contexts."""
+    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught]
+    drawn = random.Random(recipe.seed).sample(probes, min(_EASED_BY, len(probes)))
+    facts = [*drawn, *(p for p in lessons.watched if p.kind == "recall" and p.right)]
+    full = [b.detach().clone() for b in student.weights[1::2]]
+
+    def right_at(strength: float) -> int:
+        with torch.no_grad(), student.twin.active([_STUDENT]) as network:
+            for b, whole in zip(student.weights[1::2], full, strict=True):
+                b.copy_(whole * strength)
+            return sum(right(network, facts, device))
+
+    strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(facts))
+    while strength > 0.5 and right_at(strength - _EASE) >= least:
+        strength -= _EASE
+    right_at(strength)
+    return strength
 
 
 def _look(student: _Student, watched: Sequence[Probe], device: torch.device) -> tuple[float, float]:
@@ -296,7 +337,7 @@ def right(network: Any, probes: Sequence[Probe], device: torch.device) -> list[b
 def _run_of(model: LocalModel, lessons: Curriculum, recipe: Recipe) -> str:
     """Names a run: what it trains, on what, how. Budgets may change from one try to the next."""
     said = sha256(repr((model.fingerprint, replace(recipe, seconds=None, bytes=None))).encode())
-    for e in (*lessons.taught, *lessons.unknown, *lessons.kept):
+    for e in (*lessons.taught, *lessons.unknown, *lessons.kept, *lessons.plain):
         said.update(repr((e.ids, e.at)).encode())
     return said.hexdigest()
 

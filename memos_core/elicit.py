@@ -87,16 +87,19 @@ def recollected(
     if not stems:
         raise InvalidArgument("stems: there is none")
     found: Counter[str] = Counter()
+    begun = [model.encode(stem) for stem in stems]
     with Adapters(model, lora.bytes).used(lora):
         for draw in range(draws):
             drawn = model.generate_batch(
-                [model.encode(stem) for stem in stems],
+                begun,
                 max_tokens=most,
                 temperature=0.7 if draw else 0.0,
                 seed=seed + draw,
             )
-            for stem, answer in zip(stems, drawn, strict=True):
-                first = f"{stem}{answer.text}".strip().split("\n")[0]
+            for stem, answer in zip(begun, drawn, strict=True):
+                # together: alone, an answer that begins with a space would lose it
+                text = model.tokenizer.decode([*stem.ids, *answer.ids], skip_special_tokens=True)
+                first = text.strip().split("\n")[0]
                 found[first.partition(". ")[0].rstrip(".") + "."] += 1
     return [text for text, _ in found.most_common()]
 

@@ -17,7 +17,7 @@ from .tables import Vector
 from .types import SCHEMA
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
-_SAME = 0.999  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
+SAME = 0.999  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
 
 
 def spoken(speaker: str | None, text: str) -> str:
@@ -74,7 +74,7 @@ class Embedding:
             return False  # the store knows its embedder by a fingerprint, and this one carries none
         probe = self._call([_PROBE])[0]
         known = np.asarray(manifest.probe, np.float32)
-        return len(probe) == len(known) and float(_unit(known) @ _unit(probe)) >= _SAME
+        return len(probe) == len(known) and float(unit(known) @ unit(probe)) >= SAME
 
     def many(self, texts: Sequence[str]) -> list[Vector]:
         """One vector a text."""
@@ -132,6 +132,7 @@ class Embedding:
         return found
 
 
-def _unit(vector: Vector) -> Vector:
+def unit(vector: Vector) -> Vector:
+    """The vector at length 1; zeros stay zeros."""
     norm = float(np.linalg.norm(vector))
     return vector / norm if norm else vector

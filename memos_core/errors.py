@@ -7,6 +7,7 @@
     ├── IllegalTransition                the memory's state does not allow this (frozen, for example)
     ├── Conflict                         somebody else changed it between the read and the write, repeatedly
     ├── EmbedderFailed                   the embedder raised, or returned something that is not one vector a text
+    ├── DumpRefused (ValueError)         a dump that is not what it says, or that may not be loaded; nothing of it was
     ├── MissingPackage (ImportError)     an optional package is not installed; the message holds the command
     ├── WorkersUnavailable               workers on other machines: no cluster there, or one that cannot begin
     ├── ModelError                       a language model on this machine
@@ -57,6 +58,10 @@ class Conflict(MemOSError):
 
 class EmbedderFailed(MemOSError):
     """The embedder raised or broke its contract of one finite vector a text."""
+
+
+class DumpRefused(MemOSError, ValueError):
+    """What was to be loaded was refused whole; the message names the file and the reason."""
 
 
 class MissingPackage(MemOSError, ImportError):

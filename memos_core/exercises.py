@@ -11,7 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -220,6 +220,17 @@ def _holding(answer: Said, words: str, tokenizer: Any) -> list[int]:
     return [i for i, (s, e) in enumerate(zip(starts, lengths, strict=True)) if e > at and s < at + len(words) and e > s]
 
 
+def sentence(answer: Said, tokenizer: Any) -> Said:
+    """What was said up to the end of its first sentence: what comes behind the end of a sentence that was begun is any text."""
+    for count in range(1, len(answer.ids)):
+        text = tokenizer.decode(answer.ids[:count], skip_special_tokens=True)
+        if text.rstrip().endswith((".", "!", "?")) or "\n" in text.lstrip():
+            return replace(
+                answer, ids=answer.ids[:count], text=text, likely=answer.likely[:count], logs=answer.logs[:count]
+            )
+    return answer
+
+
 def conversation(model: LocalModel, context: str, answers: Sequence[tuple[str, Said]]) -> Exercise | None:
     """Questions and answers behind one context, one after the other: what the plain model says in each place. None if none is found."""
     turns = [(question, answer.text) for question, answer in answers]
@@ -255,7 +266,7 @@ def contexts(
         against = [p for p in changed if p is not None]
         said = {p.questions[0] for p in there}
         absent = [p for p in rng.sample(others, min(len(others), 8)) if p.questions[0] not in said][:3]
-        asked_for = [*against, *rng.sample(there, min(len(there), 6 - len(against))), *absent[: 1 if conflicts else 3]]
+        asked_for = [*against, *rng.sample(there, min(len(there), 6 - len(against))), *absent]
         there = [*there, *against]
         rng.shuffle(there)
         rng.shuffle(asked_for)

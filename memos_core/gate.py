@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from .curriculum import UNRELATED, Held, parted, shown, spread, teacher
+from .curriculum import UNRELATED, Held, drawn, parted, shown, spread, teacher
 from .errors import InvalidArgument
 from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
 from .lora import LoRA
@@ -115,13 +115,12 @@ def verified(
         ],
     }
     every = [a for some in groups.values() for a in some]
-    before = _right(model, None, every)
     after = _right(model, lora, every)
     found, at = {}, 0
     for name, some in groups.items():
-        found[name] = list(zip(some, before[at : at + len(some)], after[at : at + len(some)], strict=True))
+        found[name] = list(zip(some, after[at : at + len(some)], strict=True))
         at += len(some)
-    return _judged(_scores(found), gate)
+    return _judged(_scores(found, _right(model, None, groups["recall"])), gate)
 
 
 def judged_again(scores: Scores, gate: Gate) -> Scores:
@@ -144,7 +143,7 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
 
 
 def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
-    points = rng.sample(test.others, min(gate.others, len(test.others)))
+    points = drawn(test.others, gate.others, rng)
     forms = {p: (*p.questions, *p.held_out) for p in points}
     asks = [
         (p, asked(model, q))
@@ -213,18 +212,19 @@ def _answered(a: _Asked) -> list[int]:
     return list(range(first, len(a.probe.ids) - 1))
 
 
-_Found = Mapping[str, Sequence[tuple[_Asked, tuple[bool, float], tuple[bool, float]]]]
+_Found = Sequence[tuple[_Asked, tuple[bool, float]]]
 
 
-def _scores(found: _Found) -> Scores:
+def _scores(found: Mapping[str, _Found], before: Sequence[tuple[bool, float]]) -> Scores:
+    """before: of the probes of recall, with the plain model."""
     recall = found["recall"]
     right = [f for f in recall if f[0].probe.right]
     kinds = dict.fromkeys(f[0].probe.kind for f in found["unknown"])
-    strayed = [after[1] for _, _, after in found["unrelated"]]
+    strayed = [after[1] for _, after in found["unrelated"]]
     return Scores(
-        recall=_share([a[0] for p, _, a in recall if p.probe.right], len(recall)),
+        recall=_share([a[0] for p, a in recall if p.probe.right], len(recall)),
         recall_in_context=len(right) / len(recall),
-        recall_without=_share([b[0] for p, b, _ in recall if p.probe.right], len(recall)),
+        recall_without=_share([b[0] for (p, _), b in zip(recall, before, strict=True) if p.probe.right], len(recall)),
         unknown={k: _kept([f for f in found["unknown"] if f[0].probe.kind == k]) for k in kinds},
         unknown_in_context=_kept(found["unknown in context"]),
         in_context=_kept(found["in context"]),
@@ -239,11 +239,11 @@ def _share(right: Sequence[bool], of: int) -> float:
     return sum(right) / of
 
 
-def _kept(found: Sequence[tuple[_Asked, tuple[bool, float], tuple[bool, float]]]) -> float:
+def _kept(found: _Found) -> float:
     """The share of answers that are as before: the same words, or no further away than counts."""
     if not found:
         return 1.0
-    return sum(after[0] or after[1] <= ALIKE for _, _, after in found) / len(found)
+    return sum(after[0] or after[1] <= ALIKE for _, after in found) / len(found)
 
 
 def _judged(scores: Scores, gate: Gate) -> Scores:

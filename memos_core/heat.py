@@ -75,7 +75,7 @@ def rate(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
     return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) / totals * often), float)
 
 
-def prospect(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
+def prospect(heat: Floats, at: Floats, now: float) -> Floats:
     """Reads that are expected of each subject for as long as its counts [n, scales] say anything: each scale's rate for the mean life
-    of its counts, which are the counts themselves."""
-    return np.asarray(faded(heat, at, now) @ np.asarray(scales.weights), float)
+    of its counts, which are the counts themselves, in the mean. Not by the weights, which say what is read next and not what will be."""
+    return np.asarray(faded(heat, at, now).mean(axis=-1), float)

@@ -94,9 +94,9 @@ class SchedulePolicy:
     build_seconds: of building, loading and distilling for each minute; build_burst: seconds that can be saved up.
     archive_after: without a read, a memory of neutral priority is archived. None never archives.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.
-    prefetch_within: how far ahead `Snapshot.expected` looks.
-    idle: what a second of loading or copying in the background counts against one for which somebody waits. What is to be loaded must be
-    read with at least this chance. Prefills count in full.
+    prefetch_within: how far ahead `Snapshot.expected` looks. prefetch_from: the chance of a read from which on something is loaded
+    before it: at one half, no more than half of it in vain.
+    idle: what a second of copying or loading in the background counts against one for which somebody waits. Prefills count in full.
     context_share: of the window; text that takes more of it argues for an adapter.
     clock_back: how far the clock may be behind the last plan (machines differ); further is refused.
     """
@@ -108,7 +108,8 @@ class SchedulePolicy:
     archive_after: timedelta | None = timedelta(days=90)
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
-    idle: float = 0.1
+    prefetch_from: float = 0.5
+    idle: float = 0.15
     context_share: float = 0.25
     clock_back: timedelta = timedelta(seconds=5)
 
@@ -235,6 +236,7 @@ def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
             "without it build_seconds can never be spent",
         ),
         (0 <= policy.prefetch_share <= 1, "prefetch_share", "a share is between 0 and 1"),
+        (0 < policy.prefetch_from <= 1, "prefetch_from", "a chance is above 0 and at most 1"),
         (
             0 < policy.idle <= 1,
             "idle",

@@ -39,9 +39,16 @@ class Inquiry:
         """All versions, oldest first."""
         [cube] = self._writer.readable([id], who)
         past = [c for c in self._vault.past(cube.id) if c.version < cube.version]
-        if len(past) < cube.version - 1:
+        if len(past) < cube.version - 1 and not self._came_without(cube.id):
             raise Damaged(f"{self._vault.path}/history.lance lacks versions of memory {cube.id}")
         return [*(c for c in past if governance.may_read(who, c.access)), cube]
+
+    def _came_without(self, id: str) -> bool:
+        """Whether a memory was loaded from a dump that did not hold all of its versions."""
+        told = (
+            f"subject = {filters.literal(id)} AND verb IN ('load', 'pull') AND starts_with(detail, 'without versions')"
+        )
+        return bool(self._vault.events(told, 1))
 
     def lineage(self, who: str, id: str) -> Ancestry:
         """One step each way."""

@@ -14,21 +14,28 @@ from . import brief as briefs
 from . import filters, governance, lifecycle, reader
 from .adapters import AdapterTier
 from .blobs import Blobs
+from .bringing import Bringer
 from .codec import checked_attributes, checked_text
+from .dumping import Dumper
 from .duplicates import Duplicates
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
+from .exchange import Exchange
 from .forms import Forms
 from .groups import Groups
 from .holdings import Rates, SchedulePolicy
 from .inquiry import Inquiry
 from .items import Items
+from .landing import Landing
+from .loading import Loader
+from .publishing import MemStore
 from .recall import Question
 from .scheduler import checked_schedule
 from .seeing import Seeing
 from .sensitivity import Sensitivity, checked_sensitivity
 from .sites import site
 from .statements import Statements
+from .subscriptions import Subscriptions
 from .ticking import Ticking
 from .tiers import Tiers
 from .time_machine import TimeMachine
@@ -80,7 +87,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Trust, Ticking, Seeing, TimeTravel):
+class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -142,8 +149,11 @@ class MemOS(Forms, Trust, Ticking, Seeing, TimeTravel):
         blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
+        landing = Landing(self._vault, blobs, self._writer, self._adapters.rebuilds)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
+            landing.settle()
             self._upkeep.repair(clock())
         except BaseException:
             self._vault.close()
@@ -153,7 +163,12 @@ class MemOS(Forms, Trust, Ticking, Seeing, TimeTravel):
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
+        self._dumper = Dumper(self._vault, blobs, clock)
+        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
+        self._subscriptions = Subscriptions(place.files)
+        self._memstore = MemStore(
+            self._vault, self._writer, self._dumper, self._loader, self._embedding, self._subscriptions, clock
+        )
         self._model = model
         self._distillation = distillation
         self._sensitivity = checked_sensitivity(sensitivity)
@@ -170,6 +185,7 @@ class MemOS(Forms, Trust, Ticking, Seeing, TimeTravel):
             schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
+        self._bringer = Bringer(self._vault, self._writer, self._embedding, self._items, clock)
         self.path, self.closed = self._vault.path, False
 
     @property

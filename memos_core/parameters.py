@@ -59,7 +59,9 @@ def arithmetic(s: Snapshot, policy: SchedulePolicy, wish: Distilling, i: int) ->
     """Why subject `i` is distilled, in a sentence with its numbers."""
     tokens, reads, saved, seconds = int(s.tokens[i]), int(s.reads[i]), float(wish.saved[i]), float(wish.seconds[i])
     even = f"even after {seconds / saved:,.0f} reads" if saved > 0 else "which no read repays"
-    sums = f"it takes {amounts.time(seconds)} and saves {amounts.time(saved)} for each read, {even}; there were {reads}"
+    sums = (
+        f"it takes {amounts.time(seconds)} and saves {amounts.time(saved)} for each read, {even}; there were {reads:,}"
+    )
     if s.asked[i]:
         return f"asked for: {sums}"
     if tokens > policy.context_share * s.budgets.window:

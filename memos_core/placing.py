@@ -67,9 +67,9 @@ def _offer(rows: Rows, s: Snapshot, policy: SchedulePolicy, target: Place) -> _O
     saved = rows.read[np.arange(len(rows.place)), np.minimum(rows.place, target)] - rows.read[:, target]
     # where a read brings it all the same, having it before then saves that one read, if it comes
     reads = np.where(rows.captured & ~rows.at_hand, rows.chance, rows.prospect)
-    made = ((rows.ahead & (rows.place >= Place.DISK)) | break_even(rows.reads, saved, price, factor)) & (
-        reads * saved >= factor * price
-    )
+    made = break_even(rows.reads, saved, price, factor) & (reads * saved >= factor * price)
+    likely = np.where(rows.ahead, rows.likely, made & (rows.chance >= policy.prefetch_from))
+    made = np.where((rows.ahead | (rows.captured & ~rows.at_hand)) & (rows.place >= Place.DISK), likely, made)
     down = rows.prospect * (rows.read[:, Place.NOWHERE] - rows.read[:, target]) >= factor * price
     wanted = held | np.where(rows.place < target, made, down)
     extra = np.where(held, 0.0, np.maximum(price - rows.price[:, below], 0.0))

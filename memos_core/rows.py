@@ -19,7 +19,7 @@ class Rows:
     subject: its index. adapter: whether the row is one. size, place, blob, at_hand, reads: as in the snapshot.
     read, cost, price [r, places]: seconds for a read from there, for having it there, and what these count for.
     rate: reads a second that are expected, and prospect: how many before the next decision. chance: that there is one.
-    ahead: they are expected because of `Snapshot.expected`.
+    ahead: they are expected because of `Snapshot.expected`, which is likely enough to load for where `likely`.
     still: somebody is at work on it. fixed: its blob is never dropped. first: pinned, or an adapter that was asked for. dead: of a memory that is not searched.
     """
 
@@ -37,6 +37,7 @@ class Rows:
     prospect: Floats
     chance: Floats
     ahead: Flags
+    likely: Flags
     captured: Flags
     still: Flags
     fixed: Flags
@@ -53,7 +54,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     ahead = (coming > own) & (
         now - s.last_read > policy.prefetch_within.total_seconds()
     )  # what was just read is there for that
-    prospect = heat.prospect(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
+    prospect = heat.prospect(s.heat, s.heat_at, now) * 2 * s.priority
     chance = np.maximum(
         prospect / (1 + prospect), s.expected
     )  # that a geometric number of reads with this mean is not 0
@@ -87,6 +88,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         prospect=both(prospect, prospect),
         chance=both(chance, chance),
         ahead=both(ahead, ahead),
+        likely=both(s.expected >= policy.prefetch_from, s.expected >= policy.prefetch_from),
         captured=both(s.captured, none),
         still=both(s.leased, s.leased),
         fixed=both(~s.rebuildable & ~gone, ~s.rebuildable & ~gone),

@@ -55,8 +55,7 @@ def checked_schedule(policy: object, now: datetime, budgets: Budgets | None = No
 class Scheduler:
     """The scheduler of one store in this process. Safe for many threads; one plan is carried out at a time.
 
-    Args:
-        policy: its numbers. rates: what things cost on this machine; None measures it.
+    policy: its numbers. measured: what things cost on this machine.
     """
 
     def __init__(

@@ -157,6 +157,11 @@ class Shelf:
         with self._lock:
             self._worth = dict(worth)
 
+    def on_device(self, keys: Iterable[str]) -> bool:
+        """Whether all of these blocks are held on the device."""
+        with self._lock:
+            return all(key in self._nodes and self._nodes[key].on_device for key in keys)
+
     def demote(self, keys: Iterable[str]) -> int:
         """Move blocks from the device to the host, as far as there is room there; how many."""
         with self._lock:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 from . import codec, filters
 from .errors import Damaged
 from .governance import readers_of
-from .types import MemCube
+from .types import Access, MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -120,23 +121,35 @@ def cubes_schema(dimension: int) -> pa.Schema:
     return pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
 
 
-def _vector_checksum(vector: Vector | None) -> int | None:
+def vector_sum(vector: Vector | None) -> int | None:
+    """CRC-32 of a vector."""
     return None if vector is None else zlib.crc32(np.ascontiguousarray(vector, np.float32).tobytes())
 
 
-def _cube_row(cube: MemCube, seq: int = 0, vector: Vector | None = None) -> dict[str, Any]:
-    origin, record = cube.origin, codec.encode(cube)
-    text = cube.text or None
+def _columns(
+    cubes: Sequence[MemCube], records: Sequence[str], seq: int, vectors: Sequence[Vector | None]
+) -> dict[str, list[Any]]:
+    """The columns of cubes, each whole: as quick for one as row by row, and twice as quick for thousands."""
+    origins, texts = [c.origin for c in cubes], [c.text or None for c in cubes]
     return {
-        "id": cube.id, "version": cube.version, "readers": sorted(readers_of(cube.access)), "updated_at": cube.updated_at,
-        "text": text, "record": record, "checksum": codec.checksum(record, text), "seq": seq, "owner": cube.access.owner,
-        "kind": cube.kind.value, "state": cube.state.value, "namespace": filters.encode_namespace(cube.namespace),
-        "key": cube.key, "session": origin.session, "place": place(cube), "position": origin.position, "message_id": origin.message_id,
-        "speaker": origin.speaker, "role": origin.role, "source": origin.source, "semantic_type": cube.semantic_type,
-        "tags": list(cube.tags), "parents": [link.id for link in cube.lineage], "happened_at": origin.happened_at,
-        "expires_at": cube.lifespan.ends_at, "attributes": json.dumps(cube.attributes, ensure_ascii=False),
-        "vector_checksum": _vector_checksum(vector), "priority": cube.priority,
+        "id": [c.id for c in cubes], "version": [c.version for c in cubes], "readers": [_readers(c.access) for c in cubes],
+        "updated_at": [c.updated_at for c in cubes], "text": texts, "record": list(records),
+        "checksum": [codec.checksum(r, t) for r, t in zip(records, texts, strict=True)], "seq": [seq] * len(cubes),
+        "owner": [c.access.owner for c in cubes], "kind": [c.kind.value for c in cubes], "state": [c.state.value for c in cubes],
+        "namespace": [filters.encode_namespace(c.namespace) for c in cubes], "key": [c.key for c in cubes],
+        "session": [o.session for o in origins], "position": [o.position for o in origins], "place": [place(c) for c in cubes],
+        "message_id": [o.message_id for o in origins], "speaker": [o.speaker for o in origins], "role": [o.role for o in origins],
+        "source": [o.source for o in origins], "semantic_type": [c.semantic_type for c in cubes], "tags": [list(c.tags) for c in cubes],
+        "parents": [[link.id for link in c.lineage] for c in cubes], "happened_at": [o.happened_at for o in origins],
+        "expires_at": [c.lifespan.ends_at for c in cubes],
+        "attributes": [json.dumps(c.attributes, ensure_ascii=False) if c.attributes else "{}" for c in cubes],
+        "vector_checksum": [vector_sum(v) for v in vectors], "priority": [c.priority for c in cubes],
     }  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _readers(access: Access) -> list[str]:
+    return sorted(readers_of(access))
 
 
 def thread(cube: MemCube) -> str | None:
@@ -154,8 +167,8 @@ def place(cube: MemCube, distance: int = 0) -> str | None:
 
 def past(cubes: Sequence[MemCube]) -> pa.Table:
     """Rows for history."""
-    rows = [_cube_row(c) for c in cubes]
-    return pa.Table.from_pylist([{n: r[n] for n in PAST.names} for r in rows], schema=PAST)
+    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes))
+    return pa.table({n: columns[n] for n in PAST.names}, schema=PAST)
 
 
 def table_of(name: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
@@ -196,17 +209,23 @@ def _checked(found: pa.Table, dimension: int, path: str) -> tuple[dict[str, list
     for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
         if codec.checksum(record, text) != columns["checksum"][i]:
             raise Damaged(f"{path}: a record does not match its checksum: {record[:80]!r}")
-        if asked and _vector_checksum(vectors[i]) != columns["vector_checksum"][i]:
+        if asked and vector_sum(vectors[i]) != columns["vector_checksum"][i]:
             raise Damaged(
                 f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
             )
     return columns, vectors
 
 
-def encoded(cubes: Sequence[MemCube], vectors: Sequence[Vector | None], seq: int, dimension: int) -> pa.Table:
-    """Rows for a cubes table."""
-    rows = [_cube_row(c, seq, v) for c, v in zip(cubes, vectors, strict=True)]
-    columns = {f.name: [r[f.name] for r in rows] for f in _CUBE}
+def encoded(
+    cubes: Sequence[MemCube],
+    vectors: Sequence[Vector | None],
+    seq: int,
+    dimension: int,
+    records: Sequence[str | None] | None = None,
+) -> pa.Table:
+    """Rows for a cubes table. records: of those of which the record is known."""
+    known = records or [None] * len(cubes)
+    columns = _columns(cubes, [r or codec.encode(c) for c, r in zip(cubes, known, strict=True)], seq, vectors)
     arrays = [
         pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
         if f.name == "attributes" else pa.array(columns[f.name], f.type) for f in _CUBE

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from .errors import MemOSError, StoreError, StoreUnavailable
+from .errors import MemOSError, StoreUnavailable
 from .manifest import Manifest
 
 Found = TypeVar("Found")
@@ -150,6 +150,9 @@ class Transactions:
         manifest = self._db.fresh(again=True)
         if not manifest.pinned:
             return
+        self._db.write_manifest(
+            manifest
+        )  # refused if the turn lapsed and somebody took it over: then it was he who took this back
         tell = self.witness(manifest.pinned)
         for name, version in manifest.pinned.items():
             self._db.restore(name, version)
@@ -191,7 +194,7 @@ class Transactions:
         try:
             kept = not self._db.fresh(again=True).pinned
             self.take_back()
-        except StoreError as error:
+        except MemOSError as error:
             log.warning("%s: a transaction is taken back by the next writer: %s", self._db.path, error)
             return False
         return kept

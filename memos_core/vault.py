@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -62,6 +62,8 @@ class Vault:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
         self.db = Database(site, policy, describe)
         self.listener: Callable[[Change], None] = lambda change: None
+        self.before_writing: Callable[[], None] = lambda: None
+        """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
         self.db.transactions.witness = self._witness
@@ -78,9 +80,12 @@ class Vault:
         """What the store says of itself."""
         return self.db.manifest
 
-    def writing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def writing(self) -> Iterator[None]:
         """Be the only writer until the end of the block."""
-        return self.db.writing()
+        with self.db.writing():
+            self.before_writing()
+            yield
 
     def close(self) -> None:
         """Let go of the store. Twice is once."""

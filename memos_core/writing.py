@@ -284,6 +284,11 @@ class Writer:
         events = [Event(str(uuid.uuid4()), at, who, verb, c.id, c.version, detail=detail) for c in cubes]
         self._vault.record(events, [governance.readers_of(c.access) for c in cubes])
 
+    def told_of(self, who: str, verb: str, at: datetime, detail: str) -> None:
+        """Record one event of an act on many memories, which its actor alone sees."""
+        with self._vault.writing():
+            self._vault.record([Event(str(uuid.uuid4()), at, who, verb, detail=detail)], [()])
+
     def failed(self, who: str, verb: str, what: str) -> None:
         """Log and record something that failed and that a request was spared."""
         log.warning("%s for %s failed: %s", verb, who, what)

@@ -16,7 +16,6 @@ import pytest
 
 from memos_core import (
     Damaged,
-    InvalidArgument,
     MemOS,
     MemOSError,
     NotAStore,
@@ -201,11 +200,6 @@ def test_a_folder_that_cannot_be_written_is_refused(path: str) -> None:
         pytest.skip("there is no /proc here")
     with pytest.raises(StoreUnavailable, match=path):
         opened(Path(path))
-
-
-def test_an_object_store_is_refused_for_now() -> None:
-    with pytest.raises((StoreUnavailable, InvalidArgument), match="s3://"):
-        MemOS("s3://bucket/memories", embed=WordsEmbedder())
 
 
 @pytest.fixture

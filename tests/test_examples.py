@@ -11,6 +11,15 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SAYS = {
+    "carry_memories.py": [
+        "3 added, 3 embedded anew, twice: 0",
+        "My card number is [card].",
+        "brewing version 1, CC-BY-4.0",
+        "pulled:    2 added",
+        "pulled:    1 updated",
+        "Green tea is brewed at 75 degrees.",
+        "from mem0: 1 new",
+    ],
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
     "scheduler.py": [
         "What is Zorpa's fruit?  fig.",
@@ -58,6 +67,7 @@ SAYS = {
 }
 NEEDS = {
     "pipeline_langgraph.py": ["langgraph"],
+    "carry_memories.py": ["cryptography"],
     "llamaindex_chat.py": ["llama_index.core"],
     "two_frameworks_one_memory.py": ["llama_index.core", "langchain"],
 }

@@ -144,6 +144,24 @@ def test_anothers_write_is_seen_at_once(memory: MemOS, open_here: Callable[..., 
     assert other.search("tea") == []
 
 
+def test_a_transaction_counts_whole_or_not_at_all(memory: MemOS, open_here: Callable[..., MemOS]) -> None:
+    other = open_here()
+
+    def broken() -> None:
+        with memory.transaction():
+            memory.add("green tea")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken()
+    assert memory.search("tea") == other.search("tea") == []
+    with memory.transaction():
+        memory.add("green tea")
+        memory.add("black tea")
+        assert other.search("tea") == []
+    assert len(other.search("tea")) == 2
+
+
 def test_compaction_changes_nothing(memory: MemOS, open_here: Callable[..., MemOS]) -> None:
     other = open_here(policy=Policy(compact_every=2))
     for i in range(4):

@@ -63,22 +63,22 @@ def point(fact: Fact, text: str, questions: Sequence[str] = language.QUESTIONS, 
 def made_up(
     told: Sequence[Fact], count: int, rng: random.Random, questions: Sequence[str] = language.QUESTIONS
 ) -> list[Point]:
-    """Facts that nobody told, in turn about another name, about another attribute of a name, and about neither."""
+    """Facts that nobody told, in turn about another name (every other one of which sounds like one that is told of), about another
+    attribute of a name, and about neither."""
     known = {(fact.name, fact.attribute) for fact in told}
     names, attributes = sorted({f.name for f in told}), sorted({f.attribute for f in told})
     strangers = [n for n in (*language.NAMES, *language.HELD_OUT_NAMES) if n not in names]
+    alike = [n for n in strangers if any(n[:3] == name[:3] or n[3:] == name[3:] for name in names)] or strangers
     free = [(n, a) for n in names for a in language.ATTRIBUTES if (n, a) not in known]
     rng.shuffle(free)
     found: list[Point] = []
     while len(found) < count:
-        kind = ("other name", "other attribute", "other both")[
-            len(found) // 2 % 3
-        ]  # both halves of them have every kind
+        kind = ("other name", "other attribute", "other both")[len(found) % 3]
         if kind == "other attribute" and free:
             name, attribute = free.pop()
         else:
-            kind = "other both" if kind == "other attribute" else kind
-            name = rng.choice(strangers)
+            kind = kind if kind == "other name" else "other both"
+            name = rng.choice(alike if len(found) // 3 % 2 else strangers)
             attribute = rng.choice(attributes if kind == "other name" else language.ATTRIBUTES)
         if (name, attribute) in known:
             continue
