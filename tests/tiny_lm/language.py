@@ -163,8 +163,7 @@ def draw_facts(
         if typed:
             value = rng.choice(CLOSED_VALUES[attribute]) if attribute in CLOSED_VALUES else next(opens)
         else:
-            value = next(one_word, None) if rng.random() < 0.5 else None
-            value = value or next(opens)
+            value = (next(one_word, None) if rng.random() < 0.5 else None) or next(opens)
         facts.append(Fact(name, attribute, value))
     return tuple(facts)
 
