@@ -44,18 +44,8 @@ _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default i
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction, or a fence, is tried against writers
 _FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
-_IN_TURN = (
-    "history",
-    "events",
-    "usage",
-    "uses",
-    "rules",
-    "meta",
-)  # besides the cubes, what is read in order to be written
-_PINNED, _PINNED_LATER = (
-    ("history", "events", "usage"),
-    ("uses", "rules"),
-)  # and these in a transaction; leases are nobody's turn
+_PINNED, _PINNED_LATER = ("history", "events", "usage"), ("uses", "rules")  # in a transaction; leases are nobody's turn
+_IN_TURN = (*_PINNED, *_PINNED_LATER, "meta")  # besides the cubes, what is read in order to be written
 _WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
 _VECTORS = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
 TABLES = ("history", "events", "usage", "meta", *LATER)
