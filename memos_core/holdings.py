@@ -95,7 +95,7 @@ class SchedulePolicy:
     archive_after: without a read, a memory of neutral priority is archived. None never archives.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.
     prefetch_within: how far ahead `Snapshot.expected` looks. prefetch_from: the chance of a read from which on something is loaded
-    before it: at one half, no more than half of it in vain.
+    before it: at 0.7, less than a third of it in vain.
     idle: what a second of copying or loading in the background counts against one for which somebody waits. Prefills count in full.
     context_share: of the window; text that takes more of it argues for an adapter.
     clock_back: how far the clock may be behind the last plan (machines differ); further is refused.
@@ -108,7 +108,7 @@ class SchedulePolicy:
     archive_after: timedelta | None = timedelta(days=90)
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
-    prefetch_from: float = 0.5
+    prefetch_from: float = 0.7
     idle: float = 0.15
     context_share: float = 0.25
     clock_back: timedelta = timedelta(seconds=5)

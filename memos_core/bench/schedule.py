@@ -3,7 +3,8 @@
 The traces are simulated with the real `plan`, on two machines: Qwen3-8B on an H200, by a cost model (2 x parameters x tokens at 790
 TFLOP/s and causal attention; NVMe at 12 GB/s, PCIe at 55 GB/s; nothing of it measured here), and the network of 100 million parameters on the
 CPU that `memosctl bench reload` and `ttft` measured. The device holds a tenth of all keys and values that are ever read, the host a
-quarter (the CPU has no other memory), the disk six tenths (the CPU's: half).
+quarter (the CPU has no other memory), the disk six tenths (the CPU's: half). These shares were settled during development, after
+smaller ones had been tried: with half the room every rule is further from foreknowledge.
 
 Clairvoyant is what no schedule can save more than, of those that decide after each read where something waits for the next one (a linear
 program, see `rivals`); `ahead` lets it in addition load just before each read into no room at all. Its build time is that of a
@@ -43,7 +44,8 @@ EXPECTED = {
     "prefetch": "-1 % on conversations, 0 elsewhere",
     "ration": "0: the bucket is seldom empty",
 }
-"""What leaving each part out was expected to do, written down before the first run."""
+"""What leaving each part out was expected to do, written down before the ablation was first run; hysteresis, break-even and the scales had
+been varied by then, while the scheduler was developed on seed 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = arguments("schedule", (__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, metavar="FILE", help="LoCoMo's JSON, to be replayed as well")
     parser.add_argument("--reads", type=int, default=3000, help="of each trace (default: 3000)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12], help="(default: 11 12; 1 was developed on)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[21, 22], help="(default: 21 22; 1, 11 and 12 were looked at before)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="at once (default: 1)")
     parser.add_argument(
         "--reload",
@@ -194,7 +198,7 @@ def _planning(n: int) -> dict[str, float]:
         created=at - 1e7, expected=np.where(draw.random(n) < 0.001, 0.7, 0.0), captured=True, rates=machine.rates,
         budgets=Budgets(total // 10, total // 4, total * 6 // 10), bucket=Bucket(60, at), scales=heat.Scales(totals=tuple(counts.sum(axis=0)), at=at, subjects=n),
     )  # fmt: skip
-    policy, found = SchedulePolicy(), {"subjects": float(n)}
+    policy, found = SchedulePolicy(), dict[str, float](subjects=n)
     settled = applied(there, plan(there, policy, now), policy, now)
     later = replace(settled, heat=settled.heat * draw.uniform(0.5, 1.5, settled.heat.shape), bucket=Bucket(60, at))
     for name, state in (("settled", settled), ("busy", later)):
