@@ -298,18 +298,19 @@ def test_a_file_of_rows_that_is_not_what_it_should_be_is_refused(
     refused(target, put(honest(good, first(good), make(rows(good)), 3), tmp_path / "dump"), reason)
 
 
-def test_offsets_that_lead_out_of_a_file_are_refused(good: Files, target: MemOS, tmp_path: Path) -> None:
+def test_offsets_that_lead_out_of_a_file_are_refused(good: Files, tmp_path: Path) -> None:
     data = bytearray(good[first(good)])
     batch = data.index(b"ROW1") and data.index(json.dumps("tea with milk")[1:-1].encode())
-    for at in range(batch - 64, batch, 4):
-        bent_data = bytearray(data)
-        struct.pack_into("<i", bent_data, at, 2**31 - 1)
-        try:
-            target.load(put(honest(good, first(good), bytes(bent_data), 3), tmp_path / f"at{at}"))
-        except DumpRefused:
-            continue
-        target.delete(("default",))  # those bytes were padding, or said nothing
-    assert target.stats().memories == 0
+    with MemOS(tmp_path / "store", embed=WordsEmbedder(), actor="ann", clock=Clock()) as target:
+        for at in range(batch - 64, batch, 4):
+            bent_data = bytearray(data)
+            struct.pack_into("<i", bent_data, at, 2**31 - 1)
+            try:
+                target.load(put(honest(good, first(good), bytes(bent_data), 3), tmp_path / f"at{at}"))
+            except DumpRefused:
+                continue
+            target.delete(("default",))  # those bytes were padding, or said nothing
+        assert target.stats().memories == 0
 
 
 # --- records ------------------------------------------------------------------------------------------------------------------

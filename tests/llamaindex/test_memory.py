@@ -527,6 +527,7 @@ def test_it_is_restored_by_its_fields_and_finds_its_engine(engine: MemOS, rememb
             "namespace",
             "on_error",
             "path",
+            "schedule",
             "session_id",
             "token_limit",
             "user_id",
