@@ -130,14 +130,11 @@ class Loader:
         folder: Path,
         landed: Landed,
     ) -> LoadReport:
-        for attempt in range(_TRIES):
-            last = attempt == _TRIES - 1
-            if last:  # somebody writes all the time: nobody does now
-                with self._vault.writing():
-                    return self._attempt(order, source, found, wanted, files, folder, landed) or _never()
+        for _ in range(_TRIES - 1):
             if (report := self._attempt(order, source, found, wanted, files, folder, landed)) is not None:
                 return report
-        return _never()
+        with self._vault.writing():  # somebody writes all the time: nobody does now
+            return self._attempt(order, source, found, wanted, files, folder, landed) or _never()
 
     def _attempt(
         self,

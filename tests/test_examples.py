@@ -23,10 +23,7 @@ SAYS = {
     "remember.py": ["Pixel", "version 2: Ines is allergic to walnuts and hazelnuts."],
     "scheduler.py": [
         "What is Zorpa's fruit?  fig.",
-        "build activation: 6 reads without it have cost",
-        "drop activation:",
         "archive plaintext: not read for 121 days",
-        "schedule: drop activation:",
     ],
     "kv_memory.py": ["17 of 330 tokens read", "What is Kelvi's colour?  blue.", "What is Kelvi's colour?  teal."],
     "llamaindex_chat.py": [
