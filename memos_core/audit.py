@@ -108,7 +108,7 @@ def examined(told: Iterable[Told], head: Head | None, expected: str | None = Non
         last, link = one.number, one.link
         if str(last) in (str(anchor.number), (expected or "").split(":")[0]):
             known[last] = link
-    if head is None and count:
+    if head is None:
         faults.append("the head of the chain is missing: whether its last events are there cannot be said")
     if anchor.number > last:
         faults.append(f"{_some(last + 1, anchor.number)} missing")

@@ -68,9 +68,8 @@ class Landing:
 
     def settle(self) -> None:
         """End what was cut off before this store was opened."""
-        if self._files.has(_JOURNAL):
-            with self._vault.writing():
-                pass
+        if self._files.has(_JOURNAL):  # of a process that lives, perhaps: it is waited for by writers only
+            self._vault.db.when_free(self.recover)
 
     def recover(self) -> None:
         """End what was cut off, if anything was. The caller is the only writer."""

@@ -19,6 +19,7 @@ from . import audit, filters
 from .audit import Audit, Head, Told
 from .database import Database
 from .errors import Damaged
+from .files import Files
 from .tables import EVENTS
 from .types import Event
 
@@ -26,6 +27,11 @@ _ALL = 2**31 - 1
 _EVENT = list(Event.__slots__)
 _HEAD = "audit/head"
 _LOST = "the head of the chain was missing: events before this one may be, too"
+
+
+def begin(files: Files) -> None:
+    """Write the head of a store that is being made. One that is missing later was taken away."""
+    _put_head(files, Head())
 
 
 class Ledger:
@@ -37,13 +43,13 @@ class Ledger:
         self._last: tuple[Head, int] | None = (
             None  # what this process wrote last: then nobody else's rows are to be counted
         )
-        events = db.table("events")
-        if "link" not in events.schema.names:
-            with db.writing():
-                self._upgrade()
-        elif not self._files.has(_HEAD) and events.count_rows() == 0:
-            with db.writing():  # there from the start: one that is missing later was taken away
-                self._write_head(Head())
+        self._chained = False  # as far as is known
+
+    def settle(self) -> None:
+        """Chain the events of a store that was made before there was a chain. Waits for nobody: what it cannot do now is done before
+        the next write."""
+        if not self._is_chained:
+            self._db.when_free(self._upgrade)
 
     def record(
         self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int | None] | None = None
@@ -51,6 +57,7 @@ class Ledger:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         if events:
             with self._db.writing(), self._db.guarded("events"):
+                self._upgrade()
                 known, table = self._read_head(), self._db.table("events")
                 head = known if known and self._last == (known, table.version) else self._head(known)
                 if known is None:  # the log itself says from now on that it may have lost its end
@@ -67,7 +74,7 @@ class Ledger:
                 told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
                 version = table.add(self.rows(told)).version
                 self._db.committed("events")
-                self._write_head(head)
+                _put_head(self._files, head)
                 self._last = (head, version)
 
     @staticmethod
@@ -79,8 +86,10 @@ class Ledger:
 
     def rewind(self) -> None:
         """Say anew where the chain ends, as the table has it: what was told last was taken back. The caller holds `writing()`."""
+        if not self._is_chained:  # then the next record chains all of it
+            return
         stored = self._stored("true")
-        self._write_head(Head(stored[-1].number, stored[-1].link, len(stored)) if stored else Head())
+        _put_head(self._files, Head(stored[-1].number, stored[-1].link, len(stored)) if stored else Head())
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
@@ -127,7 +136,7 @@ class Ledger:
         with self._db.guarded("events"):
             rows = self._db.table("events").search().where(where).limit(_ALL).to_arrow().to_pylist()
         told = [
-            Told(Event(**{n: r[n] for n in _EVENT}), tuple(r["readers"] or ()), r["seq"], r["number"] or 0, r["link"] or "", r["checksum"] or 0)
+            Told(Event(**{n: r[n] for n in _EVENT}), tuple(r["readers"] or ()), r["seq"], r["number"] or 0, r.get("link") or "", r["checksum"] or 0)
             for r in rows
         ]  # fmt: skip
         return sorted(told, key=lambda one: one.number)
@@ -151,17 +160,23 @@ class Ledger:
         except (ValueError, KeyError, TypeError):  # half of it, after a power cut: as good as none
             return None
 
-    def _write_head(self, head: Head) -> None:
-        self._files.write(_HEAD, [json.dumps(asdict(head)).encode()])
+    @property
+    def _is_chained(self) -> bool:
+        self._chained = self._chained or "link" in self._db.table("events").schema.names
+        return self._chained
 
     def _upgrade(self) -> None:
         """Chain the events of a store that was made before there was a chain, in one commit."""
-        table = self._db.table("events")
-        if "link" in table.schema.names:
+        if self._is_chained:
             return
+        table = self._db.table("events")
         with self._db.guarded("events"):
             rows = sorted(table.search().limit(_ALL).to_arrow().to_pylist(), key=lambda r: (r["at"], r["number"] or 0))
             events = [Event(**{n: r[n] for n in _EVENT}) for r in rows]
             told, head = audit.chained(events, [r["readers"] or () for r in rows], [r["seq"] for r in rows], Head())
+            _put_head(self._files, head)  # first: events with links and no head are a fault
             self._db.rewrite("events", self.rows(told))
-            self._write_head(head)
+
+
+def _put_head(files: Files, head: Head) -> None:
+    files.write(_HEAD, [json.dumps(asdict(head)).encode()])

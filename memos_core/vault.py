@@ -27,7 +27,7 @@ from .database import Database
 from .errors import Conflict
 from .governance import readers_of
 from .grants import JOINED
-from .ledger import Ledger
+from .ledger import Ledger, begin
 from .manifest import Manifest
 from .retention import RULE, retained
 from .rules import Rules
@@ -60,7 +60,7 @@ class Vault:
 
     def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
-        self.db = Database(site, policy, describe)
+        self.db = Database(site, policy, describe, begin)
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
@@ -69,6 +69,7 @@ class Vault:
         self.db.transactions.witness = self._witness
         self.db.transactions.take_back_of_the_dead()
         self.ledger, self.rules = Ledger(self.db), Rules(self.db)
+        self.ledger.settle()
 
     @property
     def path(self) -> str:
