@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -208,7 +208,7 @@ class AdapterTier:
             name = f"elicited:{cube.id}:{_digest(one.question)}"
             draft = MemCube(
                 id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text), key=name,
-                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name),
+                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
                 access=governance.derived_access(who, [cube.access]), created_at=now, updated_at=now,
                 attributes={"question": one.question, "answer": one.answer, "confidence": round(one.confidence, 4), "agreed": one.agreed},
                 lineage=(Link(cube.id, cube.version),),
@@ -316,13 +316,13 @@ class AdapterTier:
             self.rebuilds.done(wanted)
         return made
 
-    def _bereaved(self, gone: Collection[MemCube], derived: Iterable[MemCube]) -> None:
-        """Before memories are deleted: want the adapters that were made from them again, without them."""
-        ids = {c.id for c in gone} | {c.id for c in derived}
-        self._under_way.abandon(ids)
-        adapters = [c for c in (*gone, *derived) if isinstance(c.payload, Adapter)]
+    def _bereaved(self, ids: Collection[str], forms: Sequence[MemCube]) -> None:
+        """Before memories are deleted, some of them in other forms: want the adapters that were made from them again, without them."""
+        gone = set(ids)
+        self._under_way.abandon(gone)
+        adapters = [c for c in forms if isinstance(c.payload, Adapter)]
         for cube in adapters:
-            rest = tuple(link.id for link in cube.lineage if link.id not in ids)
+            rest = tuple(link.id for link in cube.lineage if link.id not in gone)
             if rest and len(rest) < len(cube.lineage) and _in_use(cube):
                 self.rebuilds.put(Rebuild(cube.id, cube.access.owner, _model_of(cube), rest))
         self.forget(adapters)
@@ -336,13 +336,13 @@ class AdapterTier:
         rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
         now = self._clock()
         found = [r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
-        return found if len(found) == len(cube.lineage) else None
+        return found if len(found) == len(cube.lineage) and self._writer.shows(who, found) else None
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         where, now = _common([c.namespace for c in sources]), self._clock()
         return MemCube(
             id=stable_id(who, where, "key", name), version=1, kind=Kind.PARAMETRIC, state=State.GENERATED, namespace=where, key=name,
-            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name),
+            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
             access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
             lineage=tuple(Link(c.id, c.version) for c in sources),
         )  # fmt: skip

@@ -126,7 +126,8 @@ def _becomes(old: MemCube | None, new: MemCube) -> Change:
 
 def _follows(passage: MemCube, item: MemCube) -> MemCube:
     """A passage of just this version of its item."""
-    return replace(passage, access=item.access, lineage=(Link(item.id, item.version, PASSAGE),))
+    origin = replace(passage.origin, provenance=item.provenance)
+    return replace(passage, access=item.access, origin=origin, lineage=(Link(item.id, item.version, PASSAGE),))
 
 
 def _is_there(stored: MemCube | None, passage: MemCube) -> bool:

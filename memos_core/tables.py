@@ -6,10 +6,8 @@ A cube is read from its record, which carries a checksum; the other columns are 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,7 +19,7 @@ import pyarrow as pa
 from . import codec, filters
 from .errors import Damaged
 from .governance import readers_of
-from .types import Access, Event, MemCube
+from .types import Access, MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -46,10 +44,13 @@ EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()),
+    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()), pa.field("link", pa.string()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
+RULES = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("value", pa.string()), pa.field("checksum", pa.int64())]
+)
 USAGE = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
 ])  # fmt: skip
@@ -64,7 +65,7 @@ USES = pa.schema([
     pa.field("at", pa.float64()), pa.field("reads", pa.int64()), pa.field("last", pa.float64()),
     pa.field("first", pa.float64()), pa.field("hours", pa.list_(pa.float64())),
 ])  # fmt: skip
-LATER = {"leases": LEASES, "uses": USES, "scheduler": META}
+LATER = {"leases": LEASES, "uses": USES, "scheduler": META, "rules": RULES}
 """Tables that a store gets when it first needs them: those made by earlier versions have none."""
 
 
@@ -111,36 +112,8 @@ class Candidate:
         cube = row.cube
         return cls(
             cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
-            cube.state.value, cube.lifespan.expires_at, row.vector, cube,
+            cube.state.value, cube.lifespan.ends_at, row.vector, cube,
         )  # fmt: skip
-
-
-def event_checksum(event: Event) -> int:
-    """CRC-32 of what an event says."""
-    return zlib.crc32(repr(tuple(str(getattr(event, name)) for name in Event.__slots__)).encode())
-
-
-def events_of(
-    who: str, verb: str, at: datetime, entries: Sequence[tuple[str, int, str, Sequence[str]]], number: int
-) -> pa.Table:
-    """Rows for the events table of one act on many memories: id, version, detail and readers of each."""
-    events = [
-        Event(str(uuid.UUID(bytes=chance, version=4)), at, who, verb, id, version, detail=detail)
-        for (id, version, detail, _), chance in zip(entries, _sixteens(len(entries)), strict=True)
-    ]
-    count = len(events)
-    columns = {
-        "id": [e.id for e in events], "at": [at] * count, "actor": [who] * count, "verb": [verb] * count,
-        "subject": [e.subject for e in events], "version": [e.version for e in events], "outcome": ["ok"] * count,
-        "detail": [e.detail for e in events], "readers": [r for *_, r in entries], "seq": [None] * count,
-        "number": [number] * count, "checksum": [event_checksum(e) for e in events],
-    }  # fmt: skip
-    return pa.table(columns, schema=EVENTS)
-
-
-def _sixteens(count: int) -> Iterator[bytes]:
-    chance = os.urandom(16 * count)
-    return (chance[i : i + 16] for i in range(0, 16 * count, 16))
 
 
 def cubes_schema(dimension: int) -> pa.Schema:
@@ -168,7 +141,7 @@ def _columns(
         "message_id": [o.message_id for o in origins], "speaker": [o.speaker for o in origins], "role": [o.role for o in origins],
         "source": [o.source for o in origins], "semantic_type": [c.semantic_type for c in cubes], "tags": [list(c.tags) for c in cubes],
         "parents": [[link.id for link in c.lineage] for c in cubes], "happened_at": [o.happened_at for o in origins],
-        "expires_at": [c.lifespan.expires_at for c in cubes],
+        "expires_at": [c.lifespan.ends_at for c in cubes],
         "attributes": [json.dumps(c.attributes, ensure_ascii=False) if c.attributes else "{}" for c in cubes],
         "vector_checksum": [vector_sum(v) for v in vectors], "priority": [c.priority for c in cubes],
     }  # fmt: skip
@@ -211,6 +184,14 @@ def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
         seq = columns["seq"][i] if "seq" in columns else 0
         rows.append(Row(codec.decode(record, text), seq, vectors[i]))
     return rows
+
+
+def outlines(found: pa.Table, path: str) -> list[codec.Outline]:
+    """The same of a query for record, text, checksum and seq, without cubes."""
+    columns, _ = _checked(found, 0, path)
+    return [
+        codec.outline(*one) for one in zip(columns["record"], columns["text"], columns["seq"], strict=True)
+    ]  # fmt: skip
 
 
 def candidates(found: pa.Table, dimension: int, path: str) -> list[Candidate]:

@@ -57,6 +57,7 @@ class Ticking:
 
         def _require_open(self) -> None: ...
         def _how(self, distillation: Distillation | None) -> Distillation: ...
+        def _remove_overdue(self, now: datetime) -> int: ...
 
     def tick(self, now: datetime | None = None) -> TickReport:
         """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), expire what has lapsed, finish what a killed
@@ -69,7 +70,7 @@ class Ticking:
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         moves = self._scheduler.run(moment, self._model, self._distillation)
-        expired = self._writer.expire(moment)
+        expired = self._remove_overdue(moment) + self._writer.expire(moment)
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()
