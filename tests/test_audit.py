@@ -170,6 +170,15 @@ def test_a_head_that_was_taken_away_leaves_its_trace_in_the_log(busy: Path, tmp_
     assert [(t["outcome"], t["subject"]) for t in trace] == [("failed", None)]
 
 
+def test_a_head_that_was_taken_away_with_all_events_is_missed(memory: MemOS) -> None:
+    assert memory.verify().sound
+    memory.add("tea")
+    memory._vault.db.table("events").delete("true")
+    (Path(memory.path) / "audit" / "head").unlink()
+    with opened(Path(memory.path)) as again:
+        assert not again.verify().sound
+
+
 def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(busy: Path, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
     with opened(path) as memory:
