@@ -247,7 +247,7 @@ class Intake:
 
     def _embed(self, cubes: Sequence[MemCube], vectors: list[Vector | None]) -> None:
         """Fill in the vectors that are missing; those of a load that was killed are found again."""
-        missing = [i for i, c in enumerate(cubes) if vectors[i] is None and c.text]
+        missing = [i for i, c in enumerate(cubes) if vectors[i] is None and c.text and lifecycle.is_searched(c)]
         for start in range(0, len(missing), _BATCH):
             some = missing[start : start + _BATCH]
             texts = [spoken(cubes[i].origin.speaker, cubes[i].text) for i in some]
