@@ -432,7 +432,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
         who, most = self._who(actor), checked_number(limit, "limit")
-        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        events = self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        return [self._sensitivity.told(who, e) for e in events] if self._sensitivity else events
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
