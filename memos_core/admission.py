@@ -138,6 +138,7 @@ def _require_origin(origin: Origin) -> None:
     words = (origin.role, origin.speaker, origin.session, origin.message_id, origin.source, origin.model, origin.digest)
     _require(all(map(_is_word, words)), "its origin")
     _require(origin.position is None or (type(origin.position) is int and 0 <= origin.position < 2**62), "position")
+    _require(all(type(one) is str and _ID.fullmatch(one) for one in origin.provenance), "provenance")
     _require(_is_aware(origin.stored_at) and _is_aware(origin.occurred_at), "a time of its origin")
 
 
@@ -226,8 +227,11 @@ def taken_in(cube: MemCube, id: str, terms: Terms, names: Callable[[Link], str |
     span, end = cube.lifespan, terms.expires_at
     if end is not None and (span.expires_at is None or span.expires_at > end):
         span = replace(span, expires_at=end)
+    origin = (
+        cube.origin if cube.id == id else replace(cube.origin, provenance=cube.provenance)
+    )  # what it came from stays
     return replace(
-        cube, id=id, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
+        cube, id=id, origin=origin, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
         key=cube.key if terms.publisher is None else None,
     )  # fmt: skip
 
