@@ -124,6 +124,7 @@ def _sound_access(access: Access) -> None:
     checked_actor(access.owner)
     checked_actors(access.readers, "readers")
     checked_actors(access.writers, "writers")
+    checked_actors(access.within or (), "within")
 
 
 def _is_word(value: Any) -> bool:
@@ -143,7 +144,7 @@ def _require_origin(origin: Origin) -> None:
 
 
 def _require_lifespan(span: Lifespan) -> None:
-    _require(_is_aware(span.expires_at) and _is_aware(span.valid_until), "lifespan")
+    _require(all(map(_is_aware, (span.expires_at, span.valid_until, span.kept_until))), "lifespan")
     for length in (span.half_life, span.ttl):
         _require(length is None or timedelta(0) < length, "lifespan")
 
