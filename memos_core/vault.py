@@ -224,7 +224,8 @@ class Vault:
         no text keeps no vector."""
         if not new:
             return
-        new, known = [self.tagged(self.retained(c)) for c in new], [c for c in old if c is not None]
+        keep = self.keeping()
+        new, known = [keep(c) for c in new], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:
@@ -258,7 +259,7 @@ class Vault:
         return kept_vectors(new, filled)
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
-        self._use({one for cube in new for one in readers_of(cube.access) if one.startswith(JOINED)})
+        self.use_grants(one for cube in new for one in readers_of(cube.access))
         before = self.revision()
         seq = before[1] + 1
         with self.db.guarded("cubes"):
@@ -277,8 +278,14 @@ class Vault:
         rules = self.rules.under(RULE)
         return retained(cube, rules) if rules else cube
 
-    def _use(self, joined: set[str]) -> None:
+    def keeping(self) -> Callable[[MemCube], MemCube]:
+        """What makes of a memory what is stored of it, by the rules as they are now."""
+        rules = self.rules.under(RULE)
+        return lambda cube: self.tagged(retained(cube, rules) if rules else cube)
+
+    def use_grants(self, readers: Iterable[str]) -> None:
         """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""
+        joined = {one for one in readers if one.startswith(JOINED)}
         if joined and (new := joined - self.rules.under(GRANT).keys()):
             self.rules.put({GRANT + one: True for one in new})
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import copy_context
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from memos_core import MemOS, NotFound
+from memos_core import Access, MemOS, NotFound, Sensitivity, grant
+from tests.conftest import Clock
 from tests.test_crash import stopped
+from tests.test_sensitivity import digits
 from tests.test_transactions import elsewhere, taken_back, texts
 
 
@@ -85,3 +88,24 @@ def test_a_load_that_dies_in_a_transaction_is_taken_back_by_the_next_writer(
         assert texts(again) == ["black tea", "milk tea", "white tea"]
         with pytest.raises(NotFound):
             again.get("nothing")
+
+
+def test_what_is_taken_in_is_kept_as_the_rules_here_say(
+    open_store: Callable[..., MemOS], clock: Clock, tmp_path: Path
+) -> None:
+    with open_store(path=tmp_path / "there") as there:
+        [shared] = there.add("tea of 42", access=Access("ann", frozenset({grant("bob", purpose="support")})))
+        there.add("tea")
+        there.dump(tmp_path / "dump")
+    memory = open_store(sensitivity=Sensitivity(digits))
+    memory.retain((), timedelta(days=1))
+    memory.load(tmp_path / "dump", as_they_are=True)
+    assert memory.get(shared.id).sensitivity == ("number",)
+    assert memory._vault.by_ids([shared.id])[0].cube.sensitivity == ("number",)
+    with memory.acting(purpose="support"):
+        assert [h.cube.text for h in memory.search("tea", actor="bob")] == ["tea of [number]"]
+    assert memory.search("tea", actor="bob") == []
+    clock.forward(days=1)
+    assert memory.search("tea") == []
+    assert memory.tick().expired == 2
+    assert memory.stats().memories == 0
