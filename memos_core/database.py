@@ -85,7 +85,9 @@ class Database(Compaction):
         self._closed = True
         self._tables.clear()
         self._past.clear()
-        self._turn.release(clean=False)
+        if self._mutex.acquire(blocking=False):  # another thread that still writes gives it back itself
+            self._turn.release(clean=False)
+            self._mutex.release()
 
     # --- tables --------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 
 from . import filters, lifecycle
 from .embedding import Embedding, spoken
@@ -18,7 +17,7 @@ from .errors import NotAStore, StoreUnavailable
 from .manifest import Manifest
 from .sites import site
 from .turns import Turn
-from .types import Policy
+from .types import Embedder, Policy
 from .vault import Vault
 
 _BATCH = 256
@@ -27,7 +26,7 @@ _LAST = 512  # changes few enough to embed while writers wait
 
 def reembed(
     path: str | os.PathLike[str],
-    embed: Callable[[Sequence[str]], Any] | str | None = None,
+    embed: Embedder | str | None = None,
     *,
     storage_options: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,

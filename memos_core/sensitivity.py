@@ -96,8 +96,6 @@ def redacted(text: str, findings: Sequence[Finding]) -> str:
     for found in sorted(findings, key=lambda f: (f.start, -f.end)):
         if found.start >= end:
             parts += [text[end : found.start], f"[{found.kind}]"]
-        elif found.end > end:  # what hangs over is left out, too
-            pass
         end = max(end, found.end)
     return "".join([*parts, text[end:]])
 
