@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -465,8 +465,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self.close()
 
     def _going_first(self) -> AbstractContextManager[None]:
-        """A request, until the end of the block: what the model can do later waits for it."""
-        return nullcontext() if self._model is None else self._model.requests.one()
+        """A request, until the end of the block: what can be done later waits for it."""
+        return self._requests.one()
 
     # --- below the verbs ---------------------------------------------------------------------------------------------
 

@@ -86,6 +86,8 @@ class Scheduler:
         self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._lock = threading.RLock()
         self.stopping = threading.Event()
+        self.give_way: Callable[[], object] = lambda: None
+        """Called before each step: requests go first."""
         self.seen: Callable[[Snapshot, list[Carried], datetime, float], object] = lambda *_: None
         """Called after each plan that a model took part in: what there is now, what was done, when, and the share of a scope's requests
         that a memory needs for a place in the passage."""
@@ -108,6 +110,7 @@ class Scheduler:
         """Plan once, and carry the plan out. Raises InvalidArgument, before anything moves, for a clock that went back, a budget smaller
         than one block, and a policy that contradicts itself."""
         with self._lock:
+            self.give_way()
             snapshot, subjects = self.look(now, model, how)
             moves = planning.moves_of(snapshot, self._policy, now)
             self._bucket = schedule.refilled(snapshot.bucket, self._policy, now)
@@ -173,6 +176,7 @@ class Scheduler:
         failures, until = self._failures.get(key, (0, now))
         if self.stopping.is_set() or now < until:
             return Carried(move, LATER, subject.who, subject.told_of)
+        self.give_way()
         began = time.perf_counter()
         try:
             ours, cube = self._carrier.carry(move, subject, model, how)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import branches, reader
@@ -18,6 +19,7 @@ from .leases import Leases
 from .measuring import Measured
 from .metrics import Metrics
 from .reports import Carried, TickReport
+from .requests import MOMENT, Requests
 from .scheduler import Scheduler
 from .telemetry import Telemetry
 from .tiers import Tiers
@@ -52,6 +54,7 @@ class Ticking:
     _answering: Answering | None
     _thread: threading.Thread | None = None
     _starting: threading.Lock
+    _requests: Requests
 
     if TYPE_CHECKING:
 
@@ -152,4 +155,6 @@ class Ticking:
         )  # fmt: skip
         self._telemetry, self._metrics, self._starting = Telemetry(uses), Metrics(), threading.Lock()
         self._scheduler.seen = self._noted
+        self._requests = Requests() if self._model is None else self._model.requests
+        self._scheduler.give_way = self._vault.db.give_way = partial(self._requests.wait, MOMENT)
         self._tiers.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)
