@@ -71,12 +71,14 @@ from .types import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from .audit import Audit
     from .curriculum import Plan
     from .distil import Recipe
     from .distillation import Distillation
     from .dumping import DumpReport
     from .embed import LocalEmbedder
     from .gate import Gate, Scores
+    from .grants import grant
     from .holdings import Move, Rates, SchedulePolicy
     from .importers import Foreign
     from .items import Items
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
     from .publishing import Offer, PullReport
     from .reader import LLMReader
     from .reports import Carried, TickReport
+    from .sensitivity import Sensitivity, checked_forms
     from .signing import new_key, public_key
     from .subscriptions import Subscription
     from .telling import AnswerStream
@@ -110,6 +113,7 @@ __all__ = [
     "Answer",
     "AnswerReader",
     "AnswerStream",
+    "Audit",
     "Brief",
     "BrokenCall",
     "Carried",
@@ -173,6 +177,7 @@ __all__ = [
     "SchedulePolicy",
     "SchemaMismatch",
     "Scores",
+    "Sensitivity",
     "Snapshot",
     "SourceKind",
     "State",
@@ -190,6 +195,8 @@ __all__ = [
     "Usage",
     "WorkersUnavailable",
     "checked_decoding",
+    "checked_forms",
+    "grant",
     "new_key",
     "public_key",
     "read_answer",
@@ -202,7 +209,7 @@ _LAZY = {
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
     "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
-    "TickReport": "reports", "checked_decoding": "validate", "read_answer": "toolcalls",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
@@ -105,7 +105,7 @@ class AdapterTier:
                 raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, and only text can be distilled")
         text, _ = brief.passage(sources)
         draft = self._draft(who, sources, model, f"lora:{_digest(model.fingerprint, how.recipe, how.plan, text)}")
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         try:
             with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
@@ -148,7 +148,7 @@ class AdapterTier:
         lora = fusion.cat(parts) if method == "cat" else fusion.roughly(model, parts, method)  # type: ignore[arg-type]
         unsourced = [c for c in cubes if not c.lineage]
         draft = self._draft(who, [*sources, *unsourced], model, f"{method}:{_digest(lora.digest)}")
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
@@ -181,7 +181,7 @@ class AdapterTier:
             origin=Origin(SourceKind.IMPORT, stored_at=now, source=base or None, model=model.name), access=Access(who),
             created_at=now, updated_at=now,
         )  # fmt: skip
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         questions = () if lesson is None else how.questions(lesson)
         return self._keep(who, draft, [], Learned(lora, "adopted", "made elsewhere", scores, questions))
@@ -208,7 +208,7 @@ class AdapterTier:
             name = f"elicited:{cube.id}:{_digest(one.question)}"
             draft = MemCube(
                 id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text), key=name,
-                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name),
+                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
                 access=governance.derived_access(who, [cube.access]), created_at=now, updated_at=now,
                 attributes={"question": one.question, "answer": one.answer, "confidence": round(one.confidence, 4), "agreed": one.agreed},
                 lineage=(Link(cube.id, cube.version),),
@@ -299,7 +299,7 @@ class AdapterTier:
         event, and no longer wanted."""
         made = []
         for wanted in [r for r in self.rebuilds.wanted() if r.model == model.fingerprint][:most]:
-            if self._there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
+            if self.there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
                 self.rebuilds.done(wanted)
                 continue
             try:
@@ -316,13 +316,13 @@ class AdapterTier:
             self.rebuilds.done(wanted)
         return made
 
-    def _bereaved(self, gone: Collection[MemCube], derived: Iterable[MemCube]) -> None:
-        """Before memories are deleted: want the adapters that were made from them again, without them."""
-        ids = {c.id for c in gone} | {c.id for c in derived}
-        self._under_way.abandon(ids)
-        adapters = [c for c in (*gone, *derived) if isinstance(c.payload, Adapter)]
+    def _bereaved(self, ids: Collection[str], forms: Sequence[MemCube]) -> None:
+        """Before memories are deleted, some of them in other forms: want the adapters that were made from them again, without them."""
+        gone = set(ids)
+        self._under_way.abandon(gone)
+        adapters = [c for c in forms if isinstance(c.payload, Adapter)]
         for cube in adapters:
-            rest = tuple(link.id for link in cube.lineage if link.id not in ids)
+            rest = tuple(link.id for link in cube.lineage if link.id not in gone)
             if rest and len(rest) < len(cube.lineage) and _in_use(cube):
                 self.rebuilds.put(Rebuild(cube.id, cube.access.owner, _model_of(cube), rest))
         self.forget(adapters)
@@ -336,13 +336,13 @@ class AdapterTier:
         rows = self._vault.by_ids([link.id for link in cube.lineage], filters.readable_by(who))
         now = self._clock()
         found = [r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
-        return found if len(found) == len(cube.lineage) else None
+        return found if len(found) == len(cube.lineage) and self._writer.shows(who, found) else None
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         where, now = _common([c.namespace for c in sources]), self._clock()
         return MemCube(
             id=stable_id(who, where, "key", name), version=1, kind=Kind.PARAMETRIC, state=State.GENERATED, namespace=where, key=name,
-            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name),
+            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
             access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
             lineage=tuple(Link(c.id, c.version) for c in sources),
         )  # fmt: skip
@@ -379,7 +379,8 @@ class AdapterTier:
             self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}: {_verdict(learned)}")
         return cube
 
-    def _there(self, id: str) -> MemCube | None:
+    def there(self, id: str) -> MemCube | None:
+        """An adapter that is there and whole, as far as its blob's presence says."""
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload
             if isinstance(payload, Adapter) and self._blobs.has(payload.blob):

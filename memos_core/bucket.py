@@ -66,7 +66,11 @@ class Bucket:
 
     def strangers(self) -> list[str]:
         """What lies there that is none of ours."""
-        return [n for n in self._objects.folders(f"{self._prefix}/") if n[0] != "." and not n.endswith(".lance")]
+        return [
+            n
+            for n in self._objects.folders(f"{self._prefix}/")
+            if n[0] != "." and not n.endswith(".lance") and n != "audit"
+        ]
 
     def connection(self) -> dict[str, Any]:
         """What the database has to be told to open it."""

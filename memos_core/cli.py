@@ -16,10 +16,18 @@ from typing import TYPE_CHECKING, Any
 from . import cli_time
 from . import commands as exchanging
 from .errors import InvalidArgument, MemOSError, NotAStore
+from .validate import LARGEST
 
 if TYPE_CHECKING:
     from .workers import Ticked
 
+_LOG_OPTIONS = {
+    "by": "what this actor did",
+    "verb": "what was done",
+    "subject": "to which memory",
+    "since": "from this time on (ISO 8601 with a timezone)",
+    "until": "before this time",
+}
 BENCHES = (
     "adapters",
     "carry",
@@ -32,6 +40,7 @@ BENCHES = (
     "serve",
     "store",
     "timemachine",
+    "trust",
     "ttft",
 )
 
@@ -67,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, run, help in (
         ("search", _search, "find memories"),
         ("log", _log, "who did what to which memory when"),
+        ("lifecycle", _lifecycle, "every state of a memory, and what leads from one to another"),
+        ("verify", _verify, "hold the log against its chain of hashes"),
         ("stats", _stats, "what is in a store"),
         ("why", _why, "why a memory is held as it is: the last decisions about it"),
         ("top", _top, "how the store is held, live: tiers against budgets, moves under way, reasons"),
@@ -76,10 +87,21 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=help, description=help)
         command.set_defaults(run=run)
+        if name == "lifecycle":
+            continue
         command.add_argument("path", help="the store: a folder, or s3://BUCKET/PATH")
         if name == "search":
             command.add_argument("query")
             command.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+        if name == "log":
+            for option, about in _LOG_OPTIONS.items():
+                command.add_argument(f"--{option}", help=about)
+            command.add_argument(
+                "--limit", type=int, default=1000, help="the newest so many (default: 1000; export: all)"
+            )
+            command.add_argument(
+                "--export", type=Path, metavar="FILE", help="write there, one JSON object a line, the oldest first"
+            )
         if name == "why":
             command.add_argument("id", help="the memory")
         if name == "report":
@@ -87,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "top":
             command.add_argument("--once", action="store_true", help="show it once")
             command.add_argument("--every", type=float, default=2.0, help="seconds between two looks (default: 2)")
-        if name != "reembed":
+        if name == "verify":
+            command.add_argument("--head", help="what an earlier verification printed, kept elsewhere")
+        elif name != "reembed":
             command.add_argument("--actor", default="local", help="who acts (default: local)")
         if name in ("search", "log", "stats"):
             command.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -155,15 +179,41 @@ def _search(args: argparse.Namespace) -> None:
 
 
 def _log(args: argparse.Namespace) -> None:
+    wanted = {name: getattr(args, name) for name in _LOG_OPTIONS}
     with _open(args) as memory:
-        for event in memory.log(limit=1000):
-            if args.json:
-                print(json.dumps(asdict(event), default=str))
-            else:
-                subject = f"{event.subject} v{event.version}" if event.subject else "-"
-                print(
-                    f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
-                )
+        events = memory.log(limit=LARGEST if args.export else args.limit, **wanted)
+    if args.export is not None:
+        with args.export.open("w", encoding="utf-8") as file:
+            file.writelines(f"{json.dumps(asdict(event), default=str)}\n" for event in reversed(events))
+        print(f"{len(events)} events written to {args.export}")
+        return
+    for event in events:
+        if args.json:
+            print(json.dumps(asdict(event), default=str))
+        else:
+            subject = f"{event.subject} v{event.version}" if event.subject else "-"
+            print(
+                f"{event.at:%Y-%m-%d %H:%M:%S}  {event.actor}  {event.verb}  {subject}  {event.outcome}  {event.detail}"
+            )
+
+
+def _lifecycle(args: argparse.Namespace) -> None:
+    from .lifecycle import TRANSITIONS
+
+    for t in TRANSITIONS:
+        of = ", ".join(state or "(new)" for state in t.of)
+        print(f"{t.trigger}: {of} -> {t.to or '(gone)'}\n    {t.effect}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    with _open(args) as memory:
+        found = memory.verify(args.head)
+    for fault in found.faults:
+        print(fault)
+    print(
+        f"{found.events} events, {'as they were written' if found.sound else 'NOT as they were written'}, head {found.head}"
+    )
+    return 0 if found.sound else 1
 
 
 def _stats(args: argparse.Namespace) -> None:

@@ -10,10 +10,13 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 from .errors import InvalidArgument, SchemaMismatch
+from .governance import readers_of
 from .types import (
     SCHEMA,
     Access,
@@ -67,19 +70,57 @@ def decode_record(record: Record, passage: str | None, usage: Usage = Usage()) -
     """The same of a record that was parsed already."""
     r = _migrated(record)
     origin, span = r["origin"], r.get("lifespan", {})
-    access = r["access"]
     return MemCube(
         id=r["id"], version=r["version"], kind=Kind(r["kind"]), state=State(r["state"]),
         namespace=tuple(r["namespace"]), payload=_read_payload(r.get("payload"), passage), key=r.get("key"),
         origin=Origin(**{**origin, "kind": SourceKind(origin["kind"]), "stored_at": _read_time(origin["stored_at"]),
-                         "occurred_at": _maybe_time(origin.get("occurred_at"))}),
-        access=Access(access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ()))),
+                         "occurred_at": _maybe_time(origin.get("occurred_at")), "provenance": tuple(origin.get("provenance", ()))}),
+        access=_read_access(r["access"]),
         lifespan=_read_lifespan(span), usage=usage,
         created_at=_read_time(r["created_at"]), updated_at=_read_time(r["updated_at"]),
         semantic_type=r.get("semantic_type"), tags=tuple(r.get("tags", ())), attributes=r.get("attributes", {}),
         priority=r.get("priority", 0.5), sensitivity=tuple(r.get("sensitivity", ())),
         lineage=tuple(Link(*link) for link in r.get("lineage", ())),
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What must be known of a memory to remove it: `seq` is its last write, `sources` what it was made from, `digest` the SHA-256 of its
+    record and its words."""
+
+    id: str
+    version: int
+    seq: int
+    kind: str
+    state: str
+    owner: str
+    readers: frozenset[str]
+    sources: tuple[str, ...]
+    digest: str
+
+
+def outline(record: str, passage: str | None, seq: int) -> Outline:
+    """The outline of a record, of which no cube is made."""
+    r = _migrated(json.loads(record))
+    return Outline(
+        r["id"], r["version"], seq, r["kind"], r["state"], r["access"]["owner"], readers_of(_read_access(r["access"])),
+        tuple(id for id, _, relation in r.get("lineage", ()) if relation != "supersedes"),
+        sha256(f"{record}\0{passage or ''}".encode()).hexdigest(),
+    )  # fmt: skip
+
+
+def at_rest(record: str, passage: str) -> str:
+    """A record with its passage in it, as it is stored of a memory that is not searched: no index of passages sees it."""
+    return f"{json.dumps(passage, ensure_ascii=False)}\n{record}"
+
+
+def awake(record: str, passage: str | None) -> tuple[str, str | None]:
+    """The inverse; what is not at rest is as it is."""
+    if not record.startswith('"'):  # a record alone is an object
+        return record, passage
+    said, _, rest = record.partition("\n")
+    return rest, json.loads(said)
 
 
 def checksum(record: str, passage: str | None) -> int:
@@ -148,20 +189,30 @@ def _plain(part: Origin | Lifespan) -> Record:
             value = _time(value)
         elif isinstance(value, timedelta):
             value = value.total_seconds()
-        if value is not None:
+        if value is not None and value != ():
             out[name] = value
     return out
 
 
 def _access(access: Access) -> Record:
     listed = {"readers": sorted(access.readers), "writers": sorted(access.writers)}
-    return {"owner": access.owner, **{k: v for k, v in listed.items() if v}}
+    within = {} if access.within is None else {"within": sorted(access.within)}
+    return {"owner": access.owner, **{k: v for k, v in listed.items() if v}, **within}
+
+
+def _read_access(access: Record) -> Access:
+    within = access.get("within")
+    return Access(
+        access["owner"], frozenset(access.get("readers", ())), frozenset(access.get("writers", ())),
+        None if within is None else frozenset(within),
+    )  # fmt: skip
 
 
 def _read_lifespan(span: Record) -> Lifespan:
     half_life, ttl, frozen = span.get("half_life"), span.get("ttl"), span.get("frozen_from")
     return Lifespan(
         expires_at=_maybe_time(span.get("expires_at")),
+        kept_until=_maybe_time(span.get("kept_until")),
         ttl=None if ttl is None else timedelta(seconds=ttl),
         valid_until=_maybe_time(span.get("valid_until")),
         half_life=None if half_life is None else timedelta(seconds=half_life),

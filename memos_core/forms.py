@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .adapters import AdapterTier
+from .duplicates import Duplicates
 from .errors import InvalidArgument
 from .tiers import Tiers
 from .types import (
@@ -50,6 +51,7 @@ class Forms:
     _model: LocalModel | None
     _adapters: AdapterTier
     _distillation: Distillation | None
+    _duplicates: Duplicates
     _tiers: Tiers
     _upkeep: Upkeep
     _writer: Writer
@@ -113,13 +115,18 @@ class Forms:
         distillation: Distillation | None = None,
         actor: str | None = None,
     ) -> MemCube:
-        """One adapter out of several, verified again on all that they know; who may read every source of them may read it.
+        """One memory out of several. Of text: the first of them, merged, with the lines of the others, which are archived and linked to
+        (see `duplicates`). Of adapters: one, verified again on all that they know. Who may read every source of it may read it.
 
         method: "cat" puts them side by side, which is exact, at the sum of their ranks; "distil" learns the union of their sources anew;
             those of `fusion.ROUGH` are of one rank and lose something: the gate's figures, in its attributes, say how much.
         """
         who = self._who(actor)
         cubes = self._writer.readable(checked_ids(ids), who)
+        if all(isinstance(cube.payload, Text) for cube in cubes):
+            made = self._duplicates.fuse(who, [cube.id for cube in cubes])
+            self._upkeep.after_write()
+            return made
         made = self._adapters.fused(who, cubes, self._need_model(model), self._how(distillation), method)
         self._upkeep.after_write()
         return made
@@ -299,5 +306,4 @@ class Forms:
 
         if self._answering is None:
             self._answering = Answering(self._need_model(), self._tiers, self._adapters, self._writer.failed)
-            self._writer.forget = self._answering.forget
         return self._answering

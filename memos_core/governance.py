@@ -9,23 +9,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from . import grants
 from .errors import AccessDenied, InvalidArgument, NotFound
 from .types import PUBLIC, Access, MemCube
 
 
 def readers_of(access: Access) -> frozenset[str]:
-    """Everybody who may read, the owner and the writers among them."""
-    return access.readers | access.writers | {access.owner}
+    """Every grant to read, the owner and the writers among them."""
+    readers = access.readers | access.writers | {access.owner}
+    return readers if access.within is None else grants.meet(readers, access.within)
 
 
 def may_read(actor: str, access: Access) -> bool:
     """Whether the actor may read."""
-    return not readers_of(access).isdisjoint((actor, PUBLIC))
+    return grants.holds(readers_of(access), actor)
+
+
+def could_read(actor: str, access: Access) -> bool:
+    """Whether there is a group and a calling context in which the actor may read."""
+    return bool(grants.meet(frozenset({actor}), readers_of(access)))
 
 
 def may_write(actor: str, access: Access) -> bool:
     """Whether the actor may change the content."""
-    return actor == access.owner or not access.writers.isdisjoint((actor, PUBLIC))
+    return may_read(actor, access) and (actor == access.owner or grants.holds(access.writers, actor))
 
 
 def require_read(actor: str, cube: MemCube) -> None:
@@ -46,8 +53,13 @@ def require_write(actor: str, cube: MemCube) -> None:
 def require_owner(actor: str, cube: MemCube) -> None:
     """Like `require_write`, for what only the owner may do: delete, share, freeze, archive."""
     require_read(actor, cube)
-    if actor != cube.access.owner:
-        raise AccessDenied(f"only the owner of memory {cube.id} may do this, and {actor!r} is not")
+    require_owned(actor, cube.id, cube.access.owner)
+
+
+def require_owned(actor: str, id: str, owner: str) -> None:
+    """Raise AccessDenied for a memory that the actor may read and that is another's."""
+    if actor != owner:
+        raise AccessDenied(f"only the owner of memory {id} may do this, and {actor!r} is not")
 
 
 def derived_access(actor: str, sources: Iterable[Access]) -> Access:
@@ -58,30 +70,27 @@ def derived_access(actor: str, sources: Iterable[Access]) -> Access:
     parts = list(sources)
     if not parts:
         raise InvalidArgument("sources: a derived memory needs at least one")
-    readers: frozenset[str] | None = None  # None: everybody, until a source says otherwise
-    for access in parts:
-        theirs = readers_of(access)
-        if PUBLIC in theirs:
-            continue
-        readers = theirs if readers is None else readers & theirs
-    if readers is None:
-        return Access(owner=actor, readers=frozenset({PUBLIC}))
-    return Access(owner=actor, readers=readers - {actor})
+    owner, common = str(actor), grants.meet_all(readers_of(access) for access in parts)
+    if PUBLIC in common or owner in common:
+        return Access(owner, readers=common - {owner})
+    return Access(owner, readers=common, within=common)
 
 
 def within(access: Access, most: Access) -> bool:
-    """Whether everybody whom an access lets read may read by another one too."""
-    return PUBLIC in readers_of(most) or readers_of(access) <= readers_of(most)
+    """Whether everybody whom an access lets read may read by another one too, whoever is in which group."""
+    return grants.within(readers_of(access), readers_of(most))
 
 
 def narrowed(access: Access, most: Access) -> Access:
-    """An access without the readers and writers that another one does not let read. The owner stays."""
+    """An access without the readers and writers that another one does not let read. The owner stays, within what it lets."""
     rest = readers_of(most)
     if PUBLIC in rest:
         return access
-    readers = (rest if PUBLIC in readers_of(access) else access.readers & rest) - {access.owner}
-    writers = rest if PUBLIC in access.writers else access.writers & rest
-    return replace(access, readers=readers, writers=writers)
+    readers = (rest if PUBLIC in readers_of(access) else grants.meet(access.readers, rest)) - {access.owner}
+    within = access.within
+    if access.owner not in rest:
+        within = rest if within is None else grants.meet(within, rest)
+    return replace(access, readers=readers, writers=grants.meet(access.writers, rest), within=within)
 
 
 def shared(access: Access, readers: frozenset[str], writers: frozenset[str]) -> Access:

@@ -73,7 +73,7 @@ class Items:
             was written then.
         """
         who, now = self._who(actor), self._clock()
-        drafts = [keyed.drafted(item, who, now) for item in items]
+        drafts = [[self._vault.retained(c) for c in keyed.drafted(item, who, now)] for item in items]
         wanted = {d[0].id: d for d in drafts}
         if not wanted:
             return []

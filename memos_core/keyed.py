@@ -36,7 +36,7 @@ class Change:
     @property
     def says_new(self) -> bool:
         """Whether there are words in it that are not embedded yet."""
-        return self.new.text != "" and (self.old is None or self.old.text != self.new.text)
+        return self.new.text != "" and (self.old is None or lifecycle.needs_vector(self.old, self.new))
 
 
 def ids(names: Iterable[Name], who: str) -> list[str]:
@@ -126,7 +126,8 @@ def _becomes(old: MemCube | None, new: MemCube) -> Change:
 
 def _follows(passage: MemCube, item: MemCube) -> MemCube:
     """A passage of just this version of its item."""
-    return replace(passage, access=item.access, lineage=(Link(item.id, item.version, PASSAGE),))
+    origin = replace(passage.origin, provenance=item.provenance)
+    return replace(passage, access=item.access, origin=origin, lineage=(Link(item.id, item.version, PASSAGE),))
 
 
 def _is_there(stored: MemCube | None, passage: MemCube) -> bool:

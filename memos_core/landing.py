@@ -8,6 +8,7 @@ process or another, finds it there and first ends what was cut off: forward if t
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,7 +21,8 @@ from . import filters
 from .blobs import Blobs
 from .errors import Damaged
 from .rebuilds import Rebuild, Rebuilds
-from .tables import PAST, cubes_schema, events_of
+from .tables import PAST, cubes_schema
+from .types import Event
 from .vault import Vault
 from .writing import Writer
 
@@ -66,9 +68,8 @@ class Landing:
 
     def settle(self) -> None:
         """End what was cut off before this store was opened."""
-        if self._files.has(_JOURNAL):
-            with self._vault.writing():
-                pass
+        if self._files.has(_JOURNAL):  # of a process that lives, perhaps: it is waited for by writers only
+            self._vault.db.when_free(self.recover)
 
     def recover(self) -> None:
         """End what was cut off, if anything was. The caller is the only writer."""
@@ -117,6 +118,8 @@ class Landing:
                 else:
                     table.add(reader)
             self._vault.db.committed(name, len(cargo.written))
+            if (inside := self._vault.db.transactions.inside) is not None:
+                inside.touched.update(w.id for w in cargo.written)
             self._finish(cargo)
         finally:
             self._landing = False
@@ -128,17 +131,25 @@ class Landing:
             new = {r.cube.id: r.cube for some in _batches([w.id for w in changed]) for r in self._vault.by_ids(some)}
             old = [next(c for c in self._vault.past(w.id) if c.version == w.base) for w in changed]
             self._writer.carry_on(old, [new[w.id] for w in changed], cargo.who, spare={w.id for w in cargo.written})
-        entries = [
-            (w.id, version, w.lacks if version == w.version else "", w.readers)
+        told = [
+            (
+                Event(
+                    str(uuid.uuid4()),
+                    cargo.at,
+                    cargo.who,
+                    cargo.verb,
+                    w.id,
+                    version,
+                    detail=w.lacks if version == w.version else "",
+                ),
+                w.readers,
+            )
             for w in cargo.written
             for version in (*w.past, w.version)
         ]
-        with self._vault.db.guarded("events"):
-            events = self._vault.db.table("events")
-            for start in range(0, len(entries), 20 * _SOME):
-                some = entries[start : start + 20 * _SOME]
-                events.add(events_of(cargo.who, cargo.verb, cargo.at, some, events.version + 1))
-        self._vault.db.committed("events")
+        for start in range(0, len(told), 20 * _SOME):
+            events, readers = zip(*told[start : start + 20 * _SOME], strict=True)
+            self._vault.ledger.record(events, readers)
         for rebuild in cargo.rebuilds:
             self._rebuilds.put(rebuild)
         self._files.remove([_JOURNAL])

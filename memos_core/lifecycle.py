@@ -7,12 +7,14 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
     archived                       kept, found only by id; `restore` brings it back
     frozen                         live and readable, but unchangeable until unfrozen
     expired                        its time is over; never returned
+
+`TRANSITIONS` is every change of state with what triggers it and what it does; `memosctl lifecycle` prints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -24,21 +26,78 @@ Mode = Literal["overwrite", "append", "merge"]
 SEARCHED = (State.GENERATED, State.ACTIVATED, State.MERGED, State.FROZEN)
 """States in which a search returns a memory."""
 
-MOVES: Mapping[State, frozenset[State]] = {
-    State.GENERATED: frozenset({State.ACTIVATED, State.MERGED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
-    State.ACTIVATED: frozenset({State.MERGED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
-    State.MERGED: frozenset({State.ACTIVATED, State.ARCHIVED, State.EXPIRED, State.FROZEN}),
-    State.ARCHIVED: frozenset({State.ACTIVATED, State.EXPIRED, State.FROZEN}),
-    State.FROZEN: frozenset({State.GENERATED, State.ACTIVATED, State.MERGED, State.ARCHIVED}),
-    State.EXPIRED: frozenset(),
-}
+LIVE = (State.GENERATED, State.ACTIVATED, State.MERGED)
+KEPT = (*LIVE, State.ARCHIVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What a trigger does to a memory in one of some states (None: there is none yet), and its effect.
+
+    to: the state after it; None where the memory is gone; "same" where only a version is added; "before" for the one in which it was
+    frozen.
+    """
+
+    trigger: str
+    of: tuple[State | None, ...]
+    to: State | Literal["same", "before"] | None
+    effect: str
+
+
+TRANSITIONS: tuple[Transition, ...] = (
+    Transition("add", (None,), State.GENERATED, "stored with its vector, before it returns; found by searching"),
+    Transition("put without text", (None,), State.ARCHIVED, "kept without a vector; found by its name"),
+    Transition("convert", (None, *KEPT, State.EXPIRED), State.ACTIVATED, "a memory in another form is there and used; an adapter that failed its gate is generated, and is not"),
+    Transition("update, restore", LIVE, "same", "a new version; what was made from the words before leaves the search"),
+    Transition("update", (State.ARCHIVED,), "same", "a new version, which stays out of search"),
+    Transition("merge", LIVE, State.MERGED, "update(mode='merge') adds lines, fuse other memories, which it is linked to from then on"),
+    Transition("add again", LIVE, "same", "the same key or message with other words: a new version"),
+    Transition("add again", (State.ARCHIVED, State.EXPIRED), State.GENERATED, "back in search with what was said now; an expired one has no past for its readers"),
+    Transition("restore", (State.ARCHIVED,), State.ACTIVATED, "back in search, with the words of an earlier version"),
+    Transition("archive", LIVE, State.ARCHIVED, "out of search, kept, found by its id; also fuse, for what went into another memory"),
+    Transition("archive", (State.ARCHIVED,), "same", "nothing"),
+    Transition("outdate", LIVE, State.ARCHIVED, "what it was made from says something else now; it is out of search"),
+    Transition("supersede", LIVE, State.ARCHIVED, "another statement took its place, and says since when"),
+    Transition("freeze", KEPT, State.FROZEN, "as it is: not changed, not deleted, not expired; its readers can change"),
+    Transition("freeze", (State.FROZEN,), "same", "nothing"),
+    Transition("unfreeze", (State.FROZEN,), "before", "what its time, or a rule, says of it holds again"),
+    Transition("unfreeze", KEPT, "same", "nothing"),
+    Transition("share", (*KEPT, State.FROZEN), "same", "other readers and writers at once, and for what was made from it the fewer of both"),
+    Transition("tick after its time", KEPT, State.EXPIRED, "marked; it was returned to nobody since its time was over"),
+    Transition("delete, forget, retention", (*KEPT, State.EXPIRED), None, "gone with all versions and all that was made from it"),
+)  # fmt: skip
+"""Every change of state that there is. What is not here raises IllegalTransition, or NotFound for what has expired."""
+
+
+def _moves(state: State) -> frozenset[State]:
+    found = {t.to for t in TRANSITIONS if state in t.of and isinstance(t.to, State)}
+    return frozenset({*found, *(KEPT if state is State.FROZEN else ())} - {state})
+
+
+MOVES: Mapping[State, frozenset[State]] = {state: _moves(state) for state in State}
+"""From which state to which others, as the table says."""
 
 
 def has_expired(cube: MemCube, now: datetime) -> bool:
     """Whether its time is over, also before anybody swept it. A frozen memory does not expire (legal hold)."""
     if cube.state is State.FROZEN:
         return False
-    return cube.state is State.EXPIRED or (cube.lifespan.expires_at is not None and cube.lifespan.expires_at <= now)
+    return cube.state is State.EXPIRED or ((end := cube.lifespan.ends_at) is not None and end <= now)
+
+
+def is_searched(cube: MemCube) -> bool:
+    """Whether it is found by what it says: then indexes hold its words and its vector."""
+    return cube.state in SEARCHED
+
+
+def needs_vector(old: MemCube, new: MemCube) -> bool:
+    """Whether a memory is found by other words than before: an archived one has no vector, and gets one when it comes back."""
+    return is_searched(new) and new.text != "" and (not is_searched(old) or old.text != new.text)
+
+
+def provenance(sources: Iterable[MemCube]) -> tuple[str, ...]:
+    """Of what is made from memories: theirs, each once."""
+    return tuple(dict.fromkeys(id for cube in sources for id in cube.provenance))
 
 
 def is_passage(cube: MemCube) -> bool:
@@ -94,18 +153,6 @@ def refined(old: MemCube, said: MemCube, now: datetime) -> MemCube:
     return _next(replace(old, payload=said.payload, origin=said.origin, lineage=tuple(links)), now)
 
 
-def require_deletable(asked: Iterable[MemCube], derived: Iterable[MemCube]) -> None:
-    """Raise IllegalTransition if one is frozen: a legal hold outlasts a wish to forget. What others made of a memory does not
-    hold it: they were lent it."""
-    asked = list(asked)
-    owners = {cube.access.owner for cube in asked}
-    for cube in [*asked, *(c for c in derived if c.access.owner in owners)]:
-        if cube.state is State.FROZEN:
-            raise IllegalTransition(
-                f"memory {cube.id} is frozen: unfreeze it before deleting it or what it was made from"
-            )
-
-
 def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:
     """A new version with the content of an old one. Access, lifespan and state stay as they are today: going back in
     time must not bring back a reader whose right was withdrawn."""
@@ -126,8 +173,31 @@ def with_access(cube: MemCube, access: Access, now: datetime) -> MemCube:
 
 def superseded(cube: MemCube, valid_until: datetime, now: datetime) -> MemCube:
     """The next version of a statement that stopped being true: archived, with the end of its validity."""
+    _require_unfrozen(cube)
     lifespan = replace(cube.lifespan, valid_until=valid_until)
     return _next(replace(cube, lifespan=lifespan, state=_moved(cube, State.ARCHIVED)), now)
+
+
+def fused(cube: MemCube, others: Sequence[MemCube], access: Access, now: datetime) -> MemCube:
+    """The next version of a memory that others go into: their lines behind its own, none twice, their tags, and a link to each."""
+    _require_unfrozen(cube)
+    text = cube.text
+    for other in others:
+        text = _joined(text, other.text, "merge")
+    links = (*cube.lineage, *(Link(other.id, other.version, "merged") for other in others))
+    tags = dict.fromkeys((*cube.tags, *(tag for other in others for tag in other.tags)))
+    state = cube.state if cube.state is State.MERGED else _moved(cube, State.MERGED)
+    origin = replace(cube.origin, provenance=provenance([cube, *others]))
+    new = replace(
+        cube,
+        origin=origin,
+        payload=Text(text),
+        lineage=tuple(dict.fromkeys(links)),
+        tags=tuple(tags),
+        access=access,
+        state=state,
+    )
+    return _next(new, now)
 
 
 def superseding(cube: MemCube, old: MemCube) -> MemCube:

@@ -68,6 +68,18 @@ class LoadReport:
     publication: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Brought:
+    """A dump whose files are here, by their paths in it, in a folder of its own; and what is asked of it."""
+
+    order: Order
+    url: str
+    dump: Parcel
+    wanted: Sequence[File]
+    files: Mapping[str, Path]
+    folder: Path
+
+
 class Loader:
     """The loads of one store. Safe for many threads."""
 
@@ -111,7 +123,7 @@ class Loader:
             files = bring(source, found, wanted, folder, lambda done: progress(done, total))
             if self.manifest(source) != found:
                 raise DumpRefused(f"{source.url} was written anew meanwhile: load it again")
-            report = self._landed(order, source, found, wanted, files, folder, landed)
+            report = self._landed(_Brought(order, source.url, found, wanted, files, folder), landed)
             progress(total, total)
         return report
 
@@ -120,40 +132,24 @@ class Loader:
         asked = order.only is None or file.path in order.only
         return asked and (not file.path.startswith("payloads/") or bool(order.kinds - {Kind.PLAINTEXT}))
 
-    def _landed(
-        self,
-        order: Order,
-        source: Place,
-        found: Parcel,
-        wanted: Sequence[File],
-        files: Mapping[str, Path],
-        folder: Path,
-        landed: Landed,
-    ) -> LoadReport:
+    def _landed(self, brought: _Brought, landed: Landed) -> LoadReport:
         for _ in range(_TRIES - 1):
-            if (report := self._attempt(order, source, found, wanted, files, folder, landed)) is not None:
+            if (report := self._attempt(brought, landed)) is not None:
                 return report
         with self._vault.writing():  # somebody writes all the time: nobody does now
-            return self._attempt(order, source, found, wanted, files, folder, landed) or _never()
+            return self._attempt(brought, landed) or _never()
 
-    def _attempt(
-        self,
-        order: Order,
-        source: Place,
-        found: Parcel,
-        wanted: Sequence[File],
-        files: Mapping[str, Path],
-        folder: Path,
-        landed: Landed,
-    ) -> LoadReport | None:
+    def _attempt(self, brought: _Brought, landed: Landed) -> LoadReport | None:
         """Make all ready and land it; None if what is here changed meanwhile."""
-        intake, by_file = self._read(order, source, found, wanted, files, folder)
+        rules = self._vault.rules.all()
+        order, found = brought.order, brought.dump
+        intake, by_file = self._read(brought)
         special = {e.id: intake.special[id] for id, e in intake.entries.items() if id in intake.special and e.lands}
-        blobs = self._payloads(special.values(), wanted, files, folder, source.url)
+        blobs = self._payloads(special.values(), brought)
         queued, refused = self._adapters(order, intake)
         with self._vault.writing():
             landing = {e.id: e for e in intake.entries.values() if e.lands}
-            if intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
+            if self._vault.rules.all() is not rules or intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
                 return None
             held, size = sum(self._blobs.sizes().values()), sum(p.stat().st_size for p in blobs.values())
             if held + size > self._vault.db.policy.kv_disk_bytes:
@@ -161,6 +157,7 @@ class Loader:
                     f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._vault.db.policy.kv_disk_bytes:,})"
                 )
             readers = _readers(intake, landing)
+            self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
             written = [
                 Written(
                     e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
@@ -168,7 +165,7 @@ class Loader:
                 for e in landing.values()
             ]
             if found.publication is not None and found.signature is not None:
-                self._uses.count(found.publication, found.signature["key"], source.url)
+                self._uses.count(found.publication, found.signature["key"], brought.url)
             cargo = Cargo(order.who, self._clock(), order.verb, written, queued)
             self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, landing), blobs)
             landed(
@@ -182,40 +179,33 @@ class Loader:
         named = ("kept", "diverged", "embedded", "links_cut")
         vectors = sum(_count_vectors(p) for p in intake.rows)
         return LoadReport(
-            source.url, parcel.identity(found), added, len(written) - added, counts["kept"], counts["diverged"],
+            brought.url, parcel.identity(found), added, len(written) - added, counts["kept"], counts["diverged"],
             sum(len(w.past) for w in written), max(0, vectors - counts["embedded"]), counts["embedded"], len(blobs), counts["links_cut"],
-            sum(f.bytes for f in wanted), {k: n for k, n in sorted(counts.items()) if n and k not in named},
+            sum(f.bytes for f in brought.wanted), {k: n for k, n in sorted(counts.items()) if n and k not in named},
             tuple(r.id for r in queued), tuple(refused), None if found.publication is None else found.publication.name,
         )  # fmt: skip
 
-    def _read(
-        self,
-        order: Order,
-        source: Place,
-        found: Parcel,
-        wanted: Sequence[File],
-        files: Mapping[str, Path],
-        folder: Path,
-    ) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
+    def _read(self, brought: _Brought) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
+        order, found, url = brought.order, brought.dump, brought.url
         here, end = self._vault.manifest, None if found.publication is None else found.publication.expires_at
         same = not order.stranger and made_by(found.embedder, here)
         publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
-            folder, source.url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
-            self._embedding, self._clock(), order.kinds, order.model, order.brought,
+            brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
+            self._embedding, self._clock(), order.kinds, order.model, order.brought, self._vault.keeping(),
         )  # fmt: skip
         by_file = {}
-        for file in (f for f in wanted if f.path.startswith("memories/")):
+        for file in (f for f in brought.wanted if f.path.startswith("memories/")):
             before = len(intake.entries)
-            intake.survey(file, files[file.path], found.embedder.dimension)
+            intake.survey(file, brought.files[file.path], found.embedder.dimension)
             by_file[file.path] = list(intake.entries.values())[before:]
         self._require_right(order, intake)
         if order.only is None and (strays := {b for f in found.files if (b := parcel.blob_of(f.path))} - intake.blobs):
-            raise DumpRefused(f"{source.url}: no memory in it has the payload {min(strays)}")
+            raise DumpRefused(f"{url}: no memory in it has the payload {min(strays)}")
         intake.join(found.embedder.dimension)
         seen: set[tuple[str, int]] = set()
-        for file in (f for f in wanted if f.path.startswith("history/")):
-            intake.history(file, files[file.path], seen)
+        for file in (f for f in brought.wanted if f.path.startswith("history/")):
+            intake.history(file, brought.files[file.path], seen)
         intake.judge()
         return intake, by_file
 
@@ -251,16 +241,14 @@ class Loader:
 
     # --- other forms than text ---------------------------------------------------------------------------------------------
 
-    def _payloads(
-        self, cubes: Collection[MemCube], wanted: Sequence[File], files: Mapping[str, Path], folder: Path, url: str
-    ) -> dict[str, Path]:
+    def _payloads(self, cubes: Collection[MemCube], brought: _Brought) -> dict[str, Path]:
         """The blobs of memories, put together from their files. Raises DumpRefused for what does not fit its memory's record."""
-        named = {f.path: f for f in wanted}
+        named, files = {f.path: f for f in brought.wanted}, brought.files
         found: dict[str, Path] = {}
         for cube in cubes:
             assert not isinstance(cube.payload, Text)
             name = cube.payload.blob
-            where, head = f"{url}: payload {name}", files.get(f"payloads/{name}/manifest.json")
+            where, head = f"{brought.url}: payload {name}", files.get(f"payloads/{name}/manifest.json")
             if head is None:
                 if self._blobs.has(name):
                     continue
@@ -274,7 +262,7 @@ class Loader:
                 parts.append(files[path])
             payloads.require_fit(outline, parts, cube.payload, where)
             if name not in found and not self._blobs.has(name):
-                found[name] = folder / f"blob-{name}"
+                found[name] = brought.folder / f"blob-{name}"
                 with found[name].open("wb") as file:
                     payloads.joined(outline, parts, file)
         return found

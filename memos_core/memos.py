@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -16,10 +17,12 @@ from .blobs import Blobs
 from .bringing import Bringer
 from .codec import checked_attributes, checked_text
 from .dumping import Dumper
+from .duplicates import Duplicates
 from .embedding import Embedding
 from .errors import InvalidArgument, StoreClosed
 from .exchange import Exchange
 from .forms import Forms
+from .groups import Groups
 from .holdings import Rates, SchedulePolicy
 from .inquiry import Inquiry
 from .items import Items
@@ -29,6 +32,7 @@ from .publishing import MemStore
 from .recall import Question
 from .scheduler import checked_schedule
 from .seeing import Seeing
+from .sensitivity import Sensitivity, checked_sensitivity
 from .sites import site
 from .statements import Statements
 from .subscriptions import Subscriptions
@@ -36,10 +40,12 @@ from .ticking import Ticking
 from .tiers import Tiers
 from .time_machine import TimeMachine
 from .time_travel import TimeTravel
+from .trust import Trust
 from .types import (
     Access,
     Ancestry,
     Brief,
+    Embedder,
     Event,
     Hit,
     Kind,
@@ -48,7 +54,6 @@ from .types import (
     Origin,
     Policy,
     Reader,
-    Receipt,
     SourceKind,
     State,
     Stats,
@@ -61,7 +66,6 @@ from .validate import (
     checked_actors,
     checked_end,
     checked_id,
-    checked_ids,
     checked_namespace,
     checked_number,
     checked_policy,
@@ -84,7 +88,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
+class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -96,6 +100,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
+        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; None: nothing.
         distillation: how memories become adapters, see `Distillation`.
         policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
         rates: what things cost on this machine; None measures it.
@@ -117,9 +122,10 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         path: str | os.PathLike[str],
         *,
         storage_options: Mapping[str, str] | None = None,
-        embed: Callable[[Sequence[str]], Any] | str | os.PathLike[str] | None = None,
+        embed: Embedder | str | os.PathLike[str] | None = None,
         reader: Reader | None = None,
         model: LocalModel | None = None,
+        sensitivity: Sensitivity | None = None,
         distillation: Distillation | None = None,
         policy: Policy = Policy(),
         schedule: SchedulePolicy = SchedulePolicy(),
@@ -135,7 +141,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._policy = checked_policy(policy)
-        checked_schedule(schedule, clock())
+        checked_schedule(schedule, clock(), rates=rates)
         self._count_tokens = count_tokens
         self._clock = clock
         place = site(path, policy, storage_options)
@@ -153,6 +159,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         except BaseException:
             self._vault.close()
             raise
+        self._groups = Groups(self._vault)
         self._working_set = WorkingSet(self._vault, policy)
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
@@ -165,10 +172,19 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         )
         self._model = model
         self._distillation = distillation
+        self._sensitivity = checked_sensitivity(sensitivity)
+        if sensitivity is not None:
+            self._vault.tagged = sensitivity.tagged
+            self._writer.shows = lambda who, cubes: all(
+                sensitivity.is_raw(who, c) or not sensitivity.tagged(c).sensitivity for c in cubes
+            )
+        self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
+        if model is not None:  # what ticks put beside it goes with its memories too, though nobody asks anything
+            self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
-            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
             schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
@@ -217,15 +233,18 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
             InvalidArgument: nothing was written.
         """
         who, where = self._who(actor), checked_namespace(namespace)
+        shared = checked_access(access, str(who))
+        self._groups.require_known(shared.readers | shared.writers, who)
         turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
             origin=Origin(SourceKind.NOTE, stored_at=now, session=checked_word(session, "session"), source=checked_word(source, "source")),
-            access=checked_access(access, who), created_at=now, updated_at=now, key=checked_word(key, "key"),
+            access=shared, created_at=now, updated_at=now, key=checked_word(key, "key"),
             semantic_type=checked_word(semantic_type, "semantic_type"), tags=checked_tags(tags),
             attributes=checked_attributes(attributes), lifespan=Lifespan(expires_at=checked_end(ttl, now)),
         )  # fmt: skip
+        draft = self._vault.retained(draft)
         if draft.key is not None:
             if len(turns) != 1:
                 raise InvalidArgument(f"key: names one memory, and content holds {len(turns)}")
@@ -235,7 +254,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
         self._upkeep.after_write()
-        return stored
+        return [self._vault.tagged(cube) for cube in stored]
 
     def update(
         self,
@@ -259,7 +278,9 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
     def restore(self, id: str, version: int, *, actor: str | None = None) -> MemCube:
         """Make a new version with the content of an old one; access and state stay as they are today."""
         version = checked_number(version, "version")
-        past = self.get(id, version=version, actor=actor)
+        past = self._inquiry.get(
+            self._who(actor), checked_id(id), version
+        )  # as it is: nothing is left out of what is stored
         return self._change(
             id, actor, "restore", governance.require_write, lambda cube: lifecycle.restored(cube, past, self._clock())
         )
@@ -269,10 +290,15 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
     ) -> MemCube:
         """Say who else may read and who else may write, from now on: exactly these (`PUBLIC` for everybody). Owner only. What
         was made from the memory loses the readers that the memory loses."""
-        may_read, may_write = checked_actors(readers, "readers"), checked_actors(writers, "writers")
-        changed = self._writer.share(checked_id(id), self._who(actor), may_read, may_write)
+        who, may_read, may_write = (
+            self._who(actor),
+            checked_actors(readers, "readers"),
+            checked_actors(writers, "writers"),
+        )
+        self._groups.require_known(may_read | may_write, who)
+        changed = self._writer.share(checked_id(id), who, may_read, may_write)
         self._upkeep.after_write()
-        return changed
+        return self._vault.tagged(changed)
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
@@ -289,30 +315,6 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         return self._change(
             id, actor, "unfreeze", governance.require_owner, lambda c: lifecycle.unfreeze(c, self._clock())
         )
-
-    def delete(self, ids_or_namespace: str | Iterable[str] | tuple[str, ...], *, actor: str | None = None) -> Receipt:
-        """Remove memories with all their versions, and whatever was derived from them, before it returns.
-
-        Args:
-            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
-
-        Raises:
-            NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
-        """
-        who, now = self._who(actor), self._clock()
-        with self._vault.writing():
-            if isinstance(ids_or_namespace, tuple):
-                where = filters.all_of(
-                    filters.under(checked_namespace(ids_or_namespace)), f"owner = {filters.literal(who)}"
-                )
-                rows = self._vault.rows(where)
-            else:
-                rows = self._writer.readable_rows(checked_ids(ids_or_namespace), who)
-            for row in rows:
-                governance.require_owner(who, row.cube)
-            derived, versions = self._writer.remove(rows, who, now)
-        self._upkeep.after_write()
-        return Receipt(who, now, tuple(r.cube.id for r in rows), tuple(c.id for c in derived), versions)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -346,7 +348,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         narrowed = (
             filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
         )
-        scope = Scope(who, checked_namespace(namespace, root=True))
+        scope = Scope.of(who, checked_namespace(namespace, root=True))
         now = self._clock()
         self._require_open()
         with self._going_first():
@@ -358,7 +360,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         )
         hits = self._whole(lambda: self._working_set.search(scope, question, k, narrowed, now))
         self._upkeep.count(hits, now)
-        return hits
+        return [replace(hit, cube=self._shown(scope.actor, hit.cube)) for hit in hits] if self._sensitivity else hits
 
     def brief(
         self,
@@ -403,17 +405,19 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
     def get(self, id: str, *, version: int | None = None, actor: str | None = None) -> MemCube:
         """One memory by id, in its current or an earlier version. Raises NotFound for what is not there for this actor."""
         who, known = self._who(actor), checked_id(id)
-        return self._whole(lambda: self._inquiry.get(who, known, version))
+        return self._shown(who, self._whole(lambda: self._inquiry.get(who, known, version)))
 
     def history(self, id: str, *, actor: str | None = None) -> list[MemCube]:
         """All versions that the actor may read, oldest first, the current one last."""
         who, known = self._who(actor), checked_id(id)
-        return self._whole(lambda: self._inquiry.history(who, known))
+        return [self._shown(who, cube) for cube in self._whole(lambda: self._inquiry.history(who, known))]
 
     def lineage(self, id: str, *, actor: str | None = None) -> Ancestry:
         """What a memory was made from and what was made from it, as far as the actor may read it."""
         who, known = self._who(actor), checked_id(id)
-        return self._whole(lambda: self._inquiry.lineage(who, known))
+        found = self._whole(lambda: self._inquiry.lineage(who, known))
+        parents, children = (tuple(self._shown(who, c) for c in some) for some in (found.parents, found.children))
+        return Ancestry(self._shown(who, found.cube), parents, children)
 
     def log(
         self,
@@ -431,7 +435,8 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
         who, most = self._who(actor), checked_number(limit, "limit")
-        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        events = self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        return [self._sensitivity.told(who, e) for e in events] if self._sensitivity else events
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
@@ -460,13 +465,13 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         self.close()
 
     def _going_first(self) -> AbstractContextManager[None]:
-        """A request, until the end of the block: what the model can do later waits for it."""
-        return nullcontext() if self._model is None else self._model.requests.one()
+        """A request, until the end of the block: what can be done later waits for it."""
+        return self._requests.one()
 
     # --- below the verbs ---------------------------------------------------------------------------------------------
 
     def _who(self, actor: str | None) -> str:
-        return self._actor if actor is None else checked_actor(actor)
+        return self._groups.caller(self._actor if actor is None else actor)
 
     def _require_open(self) -> None:
         if self.closed:
@@ -480,6 +485,7 @@ class MemOS(Forms, Exchange, Ticking, Seeing, TimeTravel):
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        changed = self._writer.change(checked_id(id), self._who(actor), verb, require, make)
+        who = self._who(actor)
+        changed = self._writer.change(checked_id(id), who, verb, require, make)
         self._upkeep.after_write()
-        return changed
+        return self._shown(who, self._vault.tagged(changed))

@@ -10,15 +10,14 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
 
-from . import filters
+from . import filters, lifecycle
 from .embedding import Embedding, spoken
 from .errors import NotAStore, StoreUnavailable
 from .manifest import Manifest
 from .sites import site
 from .turns import Turn
-from .types import Policy
+from .types import Embedder, Policy
 from .vault import Vault
 
 _BATCH = 256
@@ -27,7 +26,7 @@ _LAST = 512  # changes few enough to embed while writers wait
 
 def reembed(
     path: str | os.PathLike[str],
-    embed: Callable[[Sequence[str]], Any] | str | None = None,
+    embed: Embedder | str | None = None,
     *,
     storage_options: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -95,9 +94,10 @@ def _outdated(vault: Vault, name: str) -> tuple[list[str], list[str]]:
 
 def _embed(vault: Vault, embedding: Embedding, name: str, dimension: int, ids: Sequence[str], turn: Turn) -> None:
     cubes = [row.cube for row in vault.rows(filters.one_of("id", ids))]
-    texts = [spoken(c.origin.speaker, c.text) for c in cubes if c.text]
+    wanted = [bool(c.text) and lifecycle.is_searched(c) for c in cubes]
+    texts = [spoken(c.origin.speaker, c.text) for c, want in zip(cubes, wanted, strict=True) if want]
     vectors = iter(embedding.many(texts))
     with vault.writing():  # by turns too: whoever lost both cannot write any more
         turn.require()
         vault.drop_rows(name, [c.id for c in cubes])
-        vault.fill(name, dimension, cubes, [next(vectors) if c.text else None for c in cubes])
+        vault.fill(name, dimension, cubes, [next(vectors) if want else None for want in wanted])

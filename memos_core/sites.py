@@ -72,7 +72,7 @@ class Folder:
 
     def strangers(self) -> list[str]:
         """What lies there that is none of ours."""
-        return [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance")]
+        return [p for p in os.listdir(self.path) if not p.startswith(".") and not p.endswith(".lance") and p != "audit"]
 
     def connection(self) -> dict[str, Any]:
         """What the database has to be told to open it."""

@@ -1,15 +1,14 @@
 """Cubes as rows of Arrow tables, and back: the schemas of the store's tables. Knows Arrow; opens nothing.
 
-A cube is read from its record, which carries a checksum; the other columns are there to filter, sort and index by.
+A cube is read from its record, which carries a checksum; the other columns are there to filter, sort and index by. What is not searched
+is at rest: it has no vector, and its words stand in its record, where no index of words sees them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from . import codec, filters
+from . import codec, filters, lifecycle
 from .errors import Damaged
 from .governance import readers_of
-from .types import Access, Event, MemCube
+from .types import Access, MemCube
 
 Vector = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -46,10 +45,13 @@ EVENTS = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("at", _UTC), pa.field("actor", pa.string()),
     pa.field("verb", pa.string()), pa.field("subject", pa.string()), pa.field("version", pa.int64()),
     pa.field("outcome", pa.string()), pa.field("detail", pa.string()), pa.field("readers", _STRINGS),
-    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()),
+    pa.field("seq", pa.int64()), pa.field("number", pa.int64()), pa.field("checksum", pa.int64()), pa.field("link", pa.string()),
 ])  # fmt: skip
 META = pa.schema([pa.field("key", pa.string(), nullable=False), pa.field("value", pa.string())])
 PAST = pa.schema(_PAST_FIELDS)
+RULES = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("value", pa.string()), pa.field("checksum", pa.int64())]
+)
 USAGE = pa.schema([
     pa.field("id", pa.string(), nullable=False), pa.field("reads", pa.int64()), pa.field("last_read_at", _UTC),
 ])  # fmt: skip
@@ -64,7 +66,7 @@ USES = pa.schema([
     pa.field("at", pa.float64()), pa.field("reads", pa.int64()), pa.field("last", pa.float64()),
     pa.field("first", pa.float64()), pa.field("hours", pa.list_(pa.float64())),
 ])  # fmt: skip
-LATER = {"leases": LEASES, "uses": USES, "scheduler": META}
+LATER = {"leases": LEASES, "uses": USES, "scheduler": META, "rules": RULES}
 """Tables that a store gets when it first needs them: those made by earlier versions have none."""
 
 
@@ -111,36 +113,8 @@ class Candidate:
         cube = row.cube
         return cls(
             cube.id, row.seq, cube.text, cube.origin.speaker, place(cube), cube.origin.happened_at, cube.priority,
-            cube.state.value, cube.lifespan.expires_at, row.vector, cube,
+            cube.state.value, cube.lifespan.ends_at, row.vector, cube,
         )  # fmt: skip
-
-
-def event_checksum(event: Event) -> int:
-    """CRC-32 of what an event says."""
-    return zlib.crc32(repr(tuple(str(getattr(event, name)) for name in Event.__slots__)).encode())
-
-
-def events_of(
-    who: str, verb: str, at: datetime, entries: Sequence[tuple[str, int, str, Sequence[str]]], number: int
-) -> pa.Table:
-    """Rows for the events table of one act on many memories: id, version, detail and readers of each."""
-    events = [
-        Event(str(uuid.UUID(bytes=chance, version=4)), at, who, verb, id, version, detail=detail)
-        for (id, version, detail, _), chance in zip(entries, _sixteens(len(entries)), strict=True)
-    ]
-    count = len(events)
-    columns = {
-        "id": [e.id for e in events], "at": [at] * count, "actor": [who] * count, "verb": [verb] * count,
-        "subject": [e.subject for e in events], "version": [e.version for e in events], "outcome": ["ok"] * count,
-        "detail": [e.detail for e in events], "readers": [r for *_, r in entries], "seq": [None] * count,
-        "number": [number] * count, "checksum": [event_checksum(e) for e in events],
-    }  # fmt: skip
-    return pa.table(columns, schema=EVENTS)
-
-
-def _sixteens(count: int) -> Iterator[bytes]:
-    chance = os.urandom(16 * count)
-    return (chance[i : i + 16] for i in range(0, 16 * count, 16))
 
 
 def cubes_schema(dimension: int) -> pa.Schema:
@@ -154,10 +128,19 @@ def vector_sum(vector: Vector | None) -> int | None:
 
 
 def _columns(
-    cubes: Sequence[MemCube], records: Sequence[str], seq: int, vectors: Sequence[Vector | None]
+    cubes: Sequence[MemCube],
+    records: Sequence[str],
+    seq: int,
+    vectors: Sequence[Vector | None],
+    *,
+    resting: bool = True,
 ) -> dict[str, list[Any]]:
     """The columns of cubes, each whole: as quick for one as row by row, and twice as quick for thousands."""
     origins, texts = [c.origin for c in cubes], [c.text or None for c in cubes]
+    if resting:
+        rest = [t is not None and not lifecycle.is_searched(c) for c, t in zip(cubes, texts, strict=True)]
+        records = [codec.at_rest(r, t or "") if s else r for r, t, s in zip(records, texts, rest, strict=True)]
+        texts = [None if s else t for t, s in zip(texts, rest, strict=True)]
     return {
         "id": [c.id for c in cubes], "version": [c.version for c in cubes], "readers": [_readers(c.access) for c in cubes],
         "updated_at": [c.updated_at for c in cubes], "text": texts, "record": list(records),
@@ -168,7 +151,7 @@ def _columns(
         "message_id": [o.message_id for o in origins], "speaker": [o.speaker for o in origins], "role": [o.role for o in origins],
         "source": [o.source for o in origins], "semantic_type": [c.semantic_type for c in cubes], "tags": [list(c.tags) for c in cubes],
         "parents": [[link.id for link in c.lineage] for c in cubes], "happened_at": [o.happened_at for o in origins],
-        "expires_at": [c.lifespan.expires_at for c in cubes],
+        "expires_at": [c.lifespan.ends_at for c in cubes],
         "attributes": [json.dumps(c.attributes, ensure_ascii=False) if c.attributes else "{}" for c in cubes],
         "vector_checksum": [vector_sum(v) for v in vectors], "priority": [c.priority for c in cubes],
     }  # fmt: skip
@@ -194,7 +177,7 @@ def place(cube: MemCube, distance: int = 0) -> str | None:
 
 def past(cubes: Sequence[MemCube]) -> pa.Table:
     """Rows for history."""
-    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes))
+    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes), resting=False)
     return pa.table({n: columns[n] for n in PAST.names}, schema=PAST)
 
 
@@ -211,6 +194,14 @@ def decoded(found: pa.Table, dimension: int, path: str) -> list[Row]:
         seq = columns["seq"][i] if "seq" in columns else 0
         rows.append(Row(codec.decode(record, text), seq, vectors[i]))
     return rows
+
+
+def outlines(found: pa.Table, path: str) -> list[codec.Outline]:
+    """The same of a query for record, text, checksum and seq, without cubes."""
+    columns, _ = _checked(found, 0, path)
+    return [
+        codec.outline(*one) for one in zip(columns["record"], columns["text"], columns["seq"], strict=True)
+    ]  # fmt: skip
 
 
 def candidates(found: pa.Table, dimension: int, path: str) -> list[Candidate]:
@@ -232,6 +223,7 @@ def _checked(found: pa.Table, dimension: int, path: str) -> tuple[dict[str, list
             raise Damaged(
                 f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
             )
+        columns["record"][i], columns["text"][i] = codec.awake(record, text)
     return columns, vectors
 
 
@@ -243,7 +235,7 @@ def encoded(
     records: Sequence[str | None] | None = None,
 ) -> pa.Table:
     """Rows for a cubes table. records: of those of which the record is known."""
-    known = records or [None] * len(cubes)
+    known, vectors = records or [None] * len(cubes), kept_vectors(cubes, vectors)
     columns = _columns(cubes, [r or codec.encode(c) for c, r in zip(cubes, known, strict=True)], seq, vectors)
     arrays = [
         pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
@@ -252,6 +244,11 @@ def encoded(
     return pa.table([*arrays, _vector_array(vectors, dimension)], names=[*columns, "vector"]).cast(
         cubes_schema(dimension)
     )
+
+
+def kept_vectors(cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> list[Vector | None]:
+    """The vectors that are stored of these: what is not searched has none."""
+    return [v if lifecycle.is_searched(c) else None for c, v in zip(cubes, vectors, strict=True)]
 
 
 def _vector_array(vectors: Sequence[Vector | None], dimension: int) -> pa.Array:

@@ -211,8 +211,7 @@ class Tiers:
     def sweep(self) -> int:
         """Remove blobs that no memory needs: what a killed process left, and what was made from words that changed since."""
         with self._vault.writing():
-            needed = self._vault.rows(filters.all_of("kind != 'plaintext'", filters.in_states(lifecycle.SEARCHED)))
-            return self._blobs.sweep(r.cube.payload.blob for r in needed if not isinstance(r.cube.payload, Text))
+            return self._writer.forgetting.sweep_blobs()
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         """The header of what is derived from memories, before its payload is made."""
@@ -220,7 +219,7 @@ class Tiers:
         return MemCube(
             id=stable_id(who, where, "key", name), version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where,
             key=name, payload=KVCache("", model.fingerprint, 0, 0),
-            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name),
+            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
             access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
             lineage=tuple(Link(c.id, c.version) for c in sources),
         )  # fmt: skip
@@ -275,7 +274,7 @@ class Tiers:
         sources = [
             r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)
         ]
-        if not sources or len(sources) < len(cube.lineage):
+        if not sources or len(sources) < len(cube.lineage) or not self._writer.shows(who, sources):
             return None
         ordered = cube.attributes.get("scope") is not None
         if ordered:

@@ -105,7 +105,7 @@ class Origin:
     `position` counts turns of one session from 0; an item, which has no session, has its place in the order of creation
     there. `occurred_at` is when the thing happened or was said, as told by the
     caller; `stored_at` is when the engine accepted it. `source` names a document, tool or system in the caller's words. `digest` is the hash of the words as they were first
-    handed in.
+    handed in. `provenance` is of what was made from memories: see `MemCube.provenance`.
     """
 
     kind: SourceKind
@@ -119,6 +119,7 @@ class Origin:
     source: str | None = None
     model: str | None = None
     digest: str | None = None
+    provenance: tuple[str, ...] = ()
 
     @property
     def happened_at(self) -> datetime:
@@ -128,11 +129,17 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Who may do what. The owner may do everything; writers also read. `PUBLIC` stands for everybody."""
+    """Who may do what. The owner may do everything; writers also read. A reader or writer is an actor, "group:NAME", `PUBLIC` for
+    everybody, or one of these in a calling context (`grant`).
+
+    within: grants of which one must hold besides, for the owner too: of a memory that its owner made from memories which he may read
+    only in a group or a context.
+    """
 
     owner: str
     readers: frozenset[str] = frozenset()
     writers: frozenset[str] = frozenset()
+    within: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +147,8 @@ class Lifespan:
     """How long a memory counts.
 
     It is not returned after `expires_at`; where reading may renew it, `ttl` is for how long. What it says held until `valid_until` (a superseded fact). `half_life`
-    is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed.
+    is the time in which its heat halves. `frozen_from` is the state before it was frozen: a frozen memory is not changed. `kept_until` is
+    what a retention rule of its owner makes of it.
     """
 
     expires_at: datetime | None = None
@@ -148,6 +156,13 @@ class Lifespan:
     half_life: timedelta | None = None
     frozen_from: State | None = None
     ttl: timedelta | None = None
+    kept_until: datetime | None = None
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """When its time is over: the earlier of its own end and that of the rule."""
+        ends = [end for end in (self.expires_at, self.kept_until) if end is not None]
+        return min(ends) if ends else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +209,12 @@ class MemCube:
     lifespan: Lifespan = Lifespan()
     usage: Usage = Usage()
     lineage: tuple[Link, ...] = ()
+
+    @property
+    def provenance(self) -> tuple[str, ...]:
+        """The ids of what was handed in and is in it: its own, or, of what was made from memories, those of theirs, over any number of
+        steps and in any form. They stay with it in a dump, too."""
+        return self.origin.provenance or (self.id,)
 
     @property
     def text(self) -> str:
@@ -251,13 +272,21 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a deletion removed: `ids` asked for, `derived` that fell with them, and how many stored versions went."""
+    """What a deletion removed: `ids` asked for, `derived` that fell with them, how many stored versions and blobs went.
+
+    hashes: the SHA-256 of what each said when it went, of `ids` and then of `derived`. handed_out: dumps in which some of it may have
+    left the store before, which no deletion reaches. head: of the log's chain after it, see `MemOS.verify`.
+    """
 
     actor: str
     at: datetime
     ids: tuple[str, ...]
     derived: tuple[str, ...]
     versions: int
+    blobs: int = 0
+    hashes: tuple[str, ...] = ()
+    handed_out: tuple[str, ...] = ()
+    head: str = ""
 
 
 @dataclass(frozen=True, slots=True)

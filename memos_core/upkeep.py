@@ -40,26 +40,22 @@ class Upkeep:
     # --- after a crash -------------------------------------------------------------------------------------------------
 
     def repair(self, now: datetime) -> None:
-        """Tell of what was written and not told of, carry out deletions that were told of and not done. Raises Damaged for
-        the one thing that no crash does: memories that were told of and are not there."""
-        if self._lost():
-            with self._vault.writing():
-                if lost := self._lost():
-                    raise Damaged(
-                        f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
-                    )
+        """Tell of what was written and not told of, carry out deletions that were told of and not done; now, or before the next write
+        if somebody writes now. Raises Damaged for the one thing that no crash does: memories that were told of and are not there."""
         since = now - _RECENT
-        if not self._untold(since) and not self._undone(since):
-            return
-        with self._vault.writing():  # nobody is between the two now
-            if undone := self._undone(since):
-                rows = self._vault.by_ids(undone)
-                self._vault.remove(undone)
-                self._writer.drop_payloads([r.cube for r in rows])
-            for row in self._vault.by_ids(self._untold(since)):
-                verb = "add" if row.cube.version == 1 else "update"
-                owner = row.cube.access.owner
-                self._writer.tell(owner, verb, [row.cube], row.cube.updated_at, detail="told after a crash")
+        if self._lost() or self._untold(since) or self._undone(since) or self._writer.forgetting.is_begun:
+            self._vault.db.when_free(lambda: self._repair(since))  # somebody who writes now is between the two himself
+
+    def _repair(self, since: datetime) -> None:
+        if lost := self._lost():
+            raise Damaged(
+                f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
+            )
+        self._writer.forgetting.finish(self._undone(since))
+        for row in self._vault.by_ids(self._untold(since)):
+            verb = "add" if row.cube.version == 1 else "update"
+            owner = row.cube.access.owner
+            self._writer.tell(owner, verb, [row.cube], row.cube.updated_at, detail="told after a crash")
 
     def _untold(self, since: datetime) -> list[str]:
         """Memories of whose current version, written since a time, no event tells."""
@@ -70,7 +66,7 @@ class Upkeep:
         """Memories whose deletion was recorded since a time and not carried out. One that was made anew under its old id
         since then is another write, and stays."""
         told = self._vault.told(f"verb = 'delete' AND at >= {filters.literal(since)}", "seq")
-        return [r.cube.id for r in self._vault.by_ids(sorted({id for id, _ in told})) if (r.cube.id, r.seq) in told]
+        return [id for id, seq in self._vault.written_as(sorted({id for id, _ in told})) if (id, seq) in told]
 
     def _lost(self) -> list[str]:
         """Memories that the last events tell of and that are not there: the newest files of `cubes` were lost, and Lance fell

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from . import grants
 from .codec import checked_text
 from .errors import InvalidArgument
 from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
@@ -20,6 +21,8 @@ def checked_actor(actor: Any, *, public: bool = False) -> str:
         raise InvalidArgument(f"actor: a non-empty string is needed, not {actor!r}")
     if actor == PUBLIC and not public:
         raise InvalidArgument(f"actor: {PUBLIC!r} means everybody, and nobody can act as that")
+    if grants.is_reserved(actor):
+        raise InvalidArgument(f"actor: {actor!r} means several, and nobody can act as that")
     return checked_text(actor, "actor")
 
 
@@ -65,8 +68,10 @@ def checked_access(access: Any, owner: str) -> Access:
         raise InvalidArgument(f"access: an Access is needed, not {type(access).__name__}")
     if access.owner != owner:
         raise InvalidArgument(f"access: its owner {access.owner!r} is not who adds, {owner!r}")
+    readers = checked_actors(access.readers, "access.readers")
+    writers = checked_actors(access.writers, "access.writers")
     return Access(
-        owner, checked_actors(access.readers, "access.readers"), checked_actors(access.writers, "access.writers")
+        owner, readers, writers, None if access.within is None else checked_actors(access.within, "access.within")
     )
 
 

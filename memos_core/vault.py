@@ -14,21 +14,28 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
 from lancedb.query import ColumnOrdering, MatchQuery
 
-from . import filters
+from . import filters, lifecycle
+from .codec import Outline
 from .database import Database
-from .errors import Conflict, Damaged
+from .errors import Conflict
+from .governance import readers_of
+from .grants import JOINED
+from .ledger import Ledger, begin
 from .manifest import Manifest
+from .retention import RULE, retained
+from .rules import Rules
 from .sites import Site
-from .tables import EVENTS, RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, event_checksum, past
+from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, kept_vectors, outlines, past
 from .types import Event, MemCube, Policy, Usage
 
+GRANT = "grant:"  # under this, a rule for each grant of several conditions that is in use
 ROLLED_BACK = "rolled back"
 """Outcome of what a transaction did that was not kept."""
 
@@ -53,12 +60,18 @@ class Vault:
 
     def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
-        self.db = Database(site, policy, describe)
+        self.db = Database(site, policy, describe, begin)
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
+        self.embed: Callable[[Sequence[MemCube]], Sequence[Vector]] = _unasked
+        """The vectors of memories that come back into search."""
+        self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
+        """What is said in the header of a memory of what was found in it, before it is stored."""
         self.db.transactions.witness = self._witness
         self.db.transactions.take_back_of_the_dead()
+        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
+        self.ledger.settle()
 
     @property
     def path(self) -> str:
@@ -102,6 +115,11 @@ class Vault:
             for some in _batches(ids, 1_000)
             for row in self.rows(filters.all_of(filters.one_of("id", some), where), vectors=vectors)
         ]
+
+    def outlines(self, where: str) -> list[Outline]:
+        """What must be known to remove them, of the memories that a condition holds for."""
+        query = self.db.cubes.search().where(where).select(["record", "text", "checksum", "seq"]).limit(ALL)
+        return outlines(self._arrow(query), self.path)
 
     def candidates(self, where: str, *, start: int = 0, limit: int = ALL) -> list[Candidate]:
         """Memories that a condition holds for, in stored order, as ranking needs them."""
@@ -182,19 +200,7 @@ class Vault:
 
     def events(self, where: str, limit: int) -> list[Event]:
         """Events that a condition holds for, the newest first."""
-        order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
-        names = [n for n in EVENTS.names if n not in ("readers", "seq", "number")]
-        where = filters.all_of(where, "outcome != ''")  # always true, as in `rows`
-        query = self.db.table("events").search().where(where).select(names).order_by(order).limit(limit)
-        with self.db.guarded("events"):
-            rows = query.to_arrow().to_pylist()
-        found = {}
-        for row in rows:
-            sum = row.pop("checksum")
-            event = found[row["id"]] = Event(**row)
-            if event_checksum(event) != sum:
-                raise Damaged(f"{self.path}/events.lance: an event does not match its checksum: {event}")
-        return list(found.values())
+        return self.ledger.events(where, limit)
 
     def revision(self) -> tuple[str, int]:
         """Changes whenever a memory does (and at a few other times): what was read at the same revision still holds."""
@@ -218,7 +224,8 @@ class Vault:
         no text keeps no vector."""
         if not new:
             return
-        known = [c for c in old if c is not None]
+        keep = self.keeping()
+        new, known = [keep(c) for c in new], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:
@@ -227,11 +234,13 @@ class Vault:
                 self.db.committed("history")
             self._commit(new, filled, known=len(known))
 
-    def renew(self, old: Sequence[MemCube], new: Sequence[MemCube]) -> None:
-        """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict."""
+    def renew(self, old: Sequence[MemCube], new: Sequence[MemCube], rules: Mapping[str, float] | None = None) -> None:
+        """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict.
+        rules: of retention, instead of those that are there."""
         if not new:
             return
         with self.writing():
+            new = [self.retained(c) if rules is None else retained(c, rules) for c in new]
             self._commit(new, self._filled(old, new, [None] * len(new)), known=len(old))
 
     def _filled(
@@ -239,11 +248,18 @@ class Vault:
     ) -> list[Vector | None]:
         """The vectors, with the stored ones where none is given. Raises Conflict if one is no longer the version it was."""
         kept = self._still(known, need_vectors=any(v is None for v in vectors)) if known else {}
-        return [
+        filled = [
             kept[c.id].vector if v is None and c.text and c.id in kept else v for c, v in zip(new, vectors, strict=True)
         ]
+        lacking = [
+            i for i, c in enumerate(new) if filled[i] is None and c.text and c.id in kept and lifecycle.is_searched(c)
+        ]
+        for i, vector in zip(lacking, self.embed([new[i] for i in lacking]) if lacking else (), strict=True):
+            filled[i] = vector
+        return kept_vectors(new, filled)
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
+        self.use_grants(one for cube in new for one in readers_of(cube.access))
         before = self.revision()
         seq = before[1] + 1
         with self.db.guarded("cubes"):
@@ -257,18 +273,32 @@ class Vault:
         self.db.committed(self.manifest.cubes, len(new) - known or 1)
         self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
 
+    def retained(self, cube: MemCube) -> MemCube:
+        """A memory that is kept no longer than its owner's rules say: as it is stored, whoever stores it."""
+        rules = self.rules.under(RULE)
+        return retained(cube, rules) if rules else cube
+
+    def keeping(self) -> Callable[[MemCube], MemCube]:
+        """What makes of a memory what is stored of it, by the rules as they are now."""
+        rules = self.rules.under(RULE)
+        return lambda cube: self.tagged(retained(cube, rules) if rules else cube)
+
+    def use_grants(self, readers: Iterable[str]) -> None:
+        """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""
+        joined = {one for one in readers if one.startswith(JOINED)}
+        if joined and (new := joined - self.rules.under(GRANT).keys()):
+            self.rules.put({GRANT + one: True for one in new})
+
     def remove(self, ids: Sequence[str]) -> int:
         """Remove memories and all their versions; how many old versions went. The caller has recorded it: a deletion counts
         from that moment, and whoever opens the store finishes what a killed process began (`unfinished`)."""
         with self.writing(), self.db.guarded("cubes"):
-            for some in _batches(ids, 5_000):
-                before = self.revision()
-                self.db.cubes.delete(filters.one_of("id", some))
-                self.db.committed(self.manifest.cubes)
-                self._changed(before, removed=some)
+            before, these = self.revision(), filters.one_of("id", ids)
+            self.db.cubes.delete(these)  # in one commit, however many: a reader sees all of them or none
+            self.db.committed(self.manifest.cubes, len(ids))
+            self._changed(before, removed=ids)
             if self.db.table("usage").count_rows():
-                for some in _batches(ids, 5_000):
-                    self.db.table("usage").delete(filters.one_of("id", some))
+                self.db.table("usage").delete(these)
                 self.db.committed("usage")
             if self.db.has("uses"):
                 for some in _batches(ids, 5_000):
@@ -280,30 +310,23 @@ class Vault:
         self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int] | None = None
     ) -> None:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
-        if events:
-            marks: Sequence[int | None] = seqs or [None] * len(events)
-            with self.writing(), self.db.guarded("events"):
-                number = self.db.table("events").version + 1  # orders what happened at one time
-                rows = [
-                    {**asdict(e), "readers": sorted(r), "seq": n, "number": number, "checksum": event_checksum(e)}
-                    for e, r, n in zip(events, readers, marks, strict=True)
-                ]
-                self.db.table("events").add(pa.Table.from_pylist(rows, schema=EVENTS))
-                self.db.committed("events")
+        self.ledger.record(events, readers, seqs)
 
     def _witness(self, pins: Mapping[str, int]) -> Callable[[], None]:
         """What the log says beyond its pinned version, to be told again, as rolled back and to who did it alone, once that is the
         newest again."""
         log = self.db.at("events", pins["events"]).search().select(["number"])
         last = log.order_by([ColumnOrdering(column_name="number", ascending=False)]).limit(1).to_arrow()["number"]
-        undone = self.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
+        ledger = Ledger(self.db)
+        undone = ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
 
         def tell() -> None:
             told = [
                 replace(e, id=str(uuid.uuid4()), outcome=ROLLED_BACK if e.outcome == "ok" else e.outcome)
                 for e in undone
             ]
-            self.record(told, [()] * len(told))
+            ledger.rewind()  # the chain ends again where it did
+            ledger.record(told, [()] * len(told))
 
         return tell
 
@@ -349,13 +372,17 @@ class Vault:
             found = query.limit(ALL).to_arrow()
         return list(zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True))
 
+    def written_as(self, ids: Sequence[str]) -> list[tuple[str, int]]:
+        """Those of these memories that are there, each with the number of its last write."""
+        if not ids:
+            return []
+        with self.db.guarded("cubes"):
+            found = self.db.cubes.search().where(filters.one_of("id", ids)).select(["id", "seq"]).limit(ALL).to_arrow()
+        return list(zip(found["id"].to_pylist(), found["seq"].to_pylist(), strict=True))
+
     def told(self, where: str, *columns: str) -> set[tuple[Any, ...]]:
         """Subjects of events that a condition holds for, each with other columns of the event."""
-        where = filters.all_of("subject IS NOT NULL", "outcome = 'ok'", where)
-        query = self.db.table("events").search().where(where).select(["subject", *columns])
-        with self.db.guarded("events"):
-            found = query.limit(ALL).to_arrow()
-        return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
+        return self.ledger.told(where, *columns)
 
     def marks(self, who: str, verbs: Iterable[str]) -> list[tuple[datetime, str, str, int]]:
         """Time, verb, detail and number of what an actor did by some verbs and to no memory, in order."""
@@ -407,15 +434,12 @@ class Vault:
         return rows
 
     def _remove_past(self, ids: Sequence[str]) -> int:
-        table, gone = self.db.table("history"), 0
-        for some in _batches(ids, 5_000):
-            where = filters.one_of("id", some)
-            if count := table.count_rows(where):
-                table.delete(where)
-                gone += count
-        if gone:
-            self.db.committed("history")
-        return gone
+        table = self.db.table("history")
+        if not ids or not (before := table.count_rows()):
+            return 0
+        table.delete(filters.one_of("id", ids))
+        self.db.committed("history")
+        return int(before - table.count_rows())
 
     def _changed(self, before: tuple[str, int], written: Sequence[Row] = (), removed: Sequence[str] = ()) -> None:
         """Tell the listener of a commit, if nobody else's came between; and the transaction, if it is inside of one."""
@@ -424,6 +448,10 @@ class Vault:
         after = self.revision()
         if after == (before[0], before[1] + 1):
             self.listener(Change(before, after, written, removed))
+
+
+def _unasked(cubes: Sequence[MemCube]) -> Sequence[Vector]:
+    raise AssertionError(f"nobody said how to embed {[c.id for c in cubes]}")
 
 
 def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -22,7 +22,7 @@ from .errors import InvalidArgument, MissingPackage, StoreUnavailable, WorkersUn
 from .holdings import Rates, SchedulePolicy
 from .memos import MemOS
 from .reports import DONE, FAILED
-from .types import Policy
+from .types import Embedder, Policy
 
 if TYPE_CHECKING:
     from .distil import Progress
@@ -53,7 +53,7 @@ class Opening:
 
     path: str
     storage_options: Mapping[str, str] | None = None
-    embed: Callable[[Sequence[str]], Any] | str | None = None
+    embed: Embedder | str | None = None
     model: str | Callable[[], LocalModel] | None = None
     distillation: Distillation | None = None
     policy: Policy = Policy()

@@ -16,7 +16,7 @@ from contextvars import copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from . import filters, governance, lifecycle
+from . import filters, governance, grants, lifecycle
 from .errors import Damaged
 from .recall import Corpus, Passage, Question, Ranked, Statistics, rank
 from .tables import Candidate
@@ -35,10 +35,16 @@ _AROUND, _ANCHORS = 2, 32  # turns fetched on each side of the best of each arm,
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What an actor may read at or below a namespace."""
+    """What an actor may read at or below a namespace. Another one for whoever else holds other grants: the name alone does not tell."""
 
     actor: str
     namespace: Namespace
+    holding: frozenset[str]
+
+    @classmethod
+    def of(cls, actor: str, namespace: Namespace) -> Scope:
+        """Of an actor as it acts now."""
+        return cls(actor, namespace, grants.holding(actor))
 
     @property
     def where(self) -> str:

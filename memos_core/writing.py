@@ -6,8 +6,9 @@ Knows vault, embedder and the pure rules; leaves to `memos` who is asking for wh
 from __future__ import annotations
 
 import logging
+import math
 import uuid
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -16,6 +17,7 @@ from .blobs import Blobs
 from .codec import checked_attributes
 from .embedding import Embedding, spoken
 from .errors import AccessDenied, Conflict, InvalidArgument, NotFound
+from .forgetting import Forgetting, Removed
 from .reader import Turn, aware
 from .reader import turns as turns_of
 from .tables import Row, Vector, thread
@@ -30,7 +32,7 @@ _COLD_FROM = (
     State.ACTIVATED,
     State.MERGED,
 )  # states in which a memory may be archived without being asked
-_MANY = 500  # ids from which on reading all derived memories is cheaper than asking for those of each id
+_ROUNDED = 1e-3  # seconds by which a time read from a table may differ from itself
 
 
 class Writer:
@@ -38,13 +40,18 @@ class Writer:
 
     def __init__(self, vault: Vault, blobs: Blobs, embedding: Embedding, clock: Callable[[], datetime]) -> None:
         self._vault = vault
-        self._blobs = blobs
         self._embedding = embedding
         self._clock = clock
         self.forget: Callable[[Sequence[str]], object] = lambda ids: None
         """Called with memories that are gone or say something else now: whoever holds what was made from them drops it."""
-        self.removing: Callable[[Sequence[MemCube], Sequence[MemCube]], object] = lambda asked, derived: None
-        """Called with memories that are about to be removed, and with what falls with them."""
+        self.removing: Callable[[Collection[str], Sequence[MemCube]], object] = lambda ids, forms: None
+        """Called with the ids of all that is about to be removed, and with those of it that are held in other forms than text."""
+        self.shows: Callable[[str, Sequence[MemCube]], bool] = lambda who, cubes: True
+        """Whether an actor is given memories as they are, also where words cannot be left out."""
+        vault.embed = lambda cubes: embedding.many([spoken(c.origin.speaker, c.text) for c in cubes])
+        self.forgetting = Forgetting(
+            vault, blobs, lambda ids, forms: self.removing(ids, forms), lambda ids: self.forget(ids)
+        )
 
     def readable(self, ids: Sequence[str], who: str) -> list[MemCube]:
         """These memories, in this order; NotFound for the first that is not there for the actor, or has expired."""
@@ -130,7 +137,7 @@ class Writer:
         cube = replace(
             draft, id=str(uuid.uuid4()), payload=Text(said.text), access=access,
             origin=Origin(SourceKind.EXTRACTION, stored_at=now, occurred_at=said.occurred_at, speaker=checked_word(statement.speaker, "speaker"),
-                          session=draft.origin.session, source=draft.origin.source, model=statement.model),
+                          session=draft.origin.session, source=draft.origin.source, model=statement.model, provenance=lifecycle.provenance(sources)),
             created_at=now, updated_at=now, semantic_type=checked_word(statement.semantic_type, "semantic_type"), tags=checked_tags(statement.tags),
             attributes=checked_attributes(statement.attributes), lineage=statement.parents,
         )  # fmt: skip
@@ -175,7 +182,7 @@ class Writer:
             if new is old:
                 return old
             vector: Vector | None = None
-            if new.text != old.text:
+            if lifecycle.needs_vector(old, new):
                 [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
             try:
                 with self._vault.writing():
@@ -211,13 +218,17 @@ class Writer:
     def _narrow(self, source: MemCube, who: str, now: datetime) -> None:
         """Take from what was derived the readers that its sources no longer have, one generation after the other."""
         gone: set[str] = set()
-        for row in self._descendants([source]):
-            cube = row.cube
-            if cube.id in gone:  # with the one that it was made from
+        for outline in self.forgetting.descendants([source.id]):
+            if outline.id in gone:  # with the one that it was made from
                 continue
+            [row] = self._vault.by_ids([outline.id])
+            cube = row.cube
             sources = [s.access for s in self._sources(cube)]
-            if not all(governance.may_read(cube.access.owner, s) for s in sources):
-                gone |= {c.id for c in self.remove([row], who, now)[0]}  # its owner lost what it was made from
+            if not all(governance.could_read(cube.access.owner, s) for s in sources):
+                removed = self.forgetting.remove(
+                    [outline], who, now, held=False
+                )  # its owner lost what it was made from
+                gone |= {*removed.ids, *removed.derived}
                 continue
             most = governance.derived_access(cube.access.owner, sources)
             kept = source.access if lifecycle.is_passage(cube) else governance.narrowed(cube.access, most)
@@ -226,32 +237,21 @@ class Writer:
                 self._vault.replace([cube], [new], [None])
                 self.tell(who, "share", [new], now)
 
-    def remove(self, rows: Sequence[Row], who: str, now: datetime) -> tuple[list[MemCube], int]:
-        """Remove memories and what was derived from them; the derived ones, and how many old versions went. The caller holds
-        `vault.writing()` since it read them."""
-        derived = self._descendants([r.cube for r in rows])
-        gone = [*rows, *derived]
-        lifecycle.require_deletable([r.cube for r in rows], [r.cube for r in derived])
-        if not gone:
-            return [], 0
-        self.removing([r.cube for r in rows], [r.cube for r in derived])
-        events = [Event(str(uuid.uuid4()), now, who, "delete", r.cube.id, r.cube.version) for r in gone]
-        self._vault.record(events, [governance.readers_of(r.cube.access) for r in gone], [r.seq for r in gone])
-        versions = self._vault.remove([r.cube.id for r in gone])
-        self.drop_payloads([r.cube for r in gone])
-        self.forget([r.cube.id for r in gone])
-        return [r.cube for r in derived], versions
+    def remove(self, rows: Sequence[Row], who: str, now: datetime) -> Removed:
+        """Remove memories and what was derived from them. The caller holds `vault.writing()` since it read them."""
+        ids = [r.cube.id for r in rows]
+        return self.forgetting.remove(self._vault.outlines(filters.one_of("id", ids)) if ids else [], who, now)
 
-    def drop_payloads(self, cubes: Sequence[MemCube]) -> None:
-        """Remove the blobs of memories that are gone."""
-        self._blobs.remove(c.payload.blob for c in cubes if not isinstance(c.payload, Text))
-
-    def archive_cold(self, reasons: Mapping[str, str], now: datetime) -> list[str]:
-        """Take memories out of search, each for a reason, unless they were changed or read since they were looked at last; which."""
+    def archive_cold(self, reasons: Mapping[str, str], quiet: Mapping[str, float], now: datetime) -> list[str]:
+        """Take memories out of search, each for a reason, unless they were changed or read since the POSIX seconds `quiet`; which."""
         if not reasons:
             return []
         with self._vault.writing():
-            old = [r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))]
+            read = self._vault.last_reads()
+            old = [
+                r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))
+                if max(read.get(r.cube.id, -math.inf), r.cube.updated_at.timestamp()) <= quiet[r.cube.id] + _ROUNDED
+            ]  # fmt: skip
             new = [lifecycle.archive(c, now) for c in old]
             self._vault.replace(old, new, [None] * len(new))
             events = [
@@ -378,22 +378,8 @@ class Writer:
         return placement.place(turns, session, by_id, ids, first, last)
 
     def _descendants(self, cubes: Sequence[MemCube]) -> list[Row]:
-        """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it."""
-        seen = {c.id for c in cubes}
-        found: list[Row] = []
-        edge = sorted(seen)
-        while edge:
-            where = filters.contains_any("parents", edge) if len(edge) <= _MANY else "array_length(parents) > 0"
-            new = [
-                row
-                for row in self._vault.rows(where)
-                if row.cube.id not in seen
-                and any(link.id in seen and link.relation != "supersedes" for link in row.cube.lineage)
-            ]
-            edge = sorted(r.cube.id for r in new)
-            seen |= set(edge)
-            found += new
-        return found
+        """Everything derived from these, transitively, whoever owns it."""
+        return self._vault.by_ids([o.id for o in self.forgetting.descendants([c.id for c in cubes])]) if cubes else []
 
 
 def _leaves_passages(old: MemCube, new: MemCube) -> bool:

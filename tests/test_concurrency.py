@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from memos_core import Conflict, MemOS, NotFound, Policy
+from memos_core import Conflict, MemOS, NotFound, Policy, StoreClosed, StoreUnavailable
 from tests.concurrent_writer import CONVERSATION, ROUNDS, THREADS
 from tests.words import WordsEmbedder
 
@@ -202,3 +202,30 @@ def test_a_memory_that_left_and_one_that_came_in_between_are_told_apart(open_sto
     one.share(mine.id, readers=[])
     one.add("bob's tea", actor="bob")
     assert [h.cube.text for h in other.search("tea", actor="bob")] == ["bob's tea"]
+
+
+def test_closing_takes_no_lock_from_a_thread_that_still_writes(tmp_path: Path, embed: WordsEmbedder) -> None:
+    writing, go_on = Event(), Event()
+    closed = MemOS(tmp_path / "store", embed=embed, actor="ann")
+
+    def write_for_long() -> None:
+        with closed.transaction():
+            writing.set()
+            go_on.wait()
+            closed.add("too late")
+
+    with (
+        MemOS(tmp_path / "store", embed=embed, actor="ann", policy=Policy(lock_seconds=0.05)) as other,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(write_for_long)
+        writing.wait()
+        closed.close()
+        try:
+            with pytest.raises(StoreUnavailable):
+                other.add("at the same time")
+        finally:
+            go_on.set()
+        assert isinstance(running.exception(), StoreClosed)
+        other.add("afterwards")
+        assert [h.cube.text for h in other.search("afterwards")] == ["afterwards"]

@@ -36,6 +36,14 @@ SAYS = {
         "LangChain:  I was told: - [",
         "user: The spare key is under the blue pot.",
     ],
+    "share_and_audit.py": [
+        "mia, no purpose said: ['Mrs Okafor",
+        "ticket-bot, marketing: nothing\nticket-bot, support: ['Mrs Okafor",
+        "mia, no purpose said: nothing",
+        "files that still hold it: 0",
+        "sound: True, and it goes on",
+        "shop delete version 1",
+    ],
     "time_machine.py": [
         "the booking failed:    ['The plan for the nights: Hotel Bellecour.', 'The plan: a week in Lyon.']",
         "booked:                ['The plan for the nights: a flat in Via Po.', 'The plan: a week in Turin.']",

@@ -97,7 +97,7 @@ BAD_ADD: list[tuple[dict[str, Any], str]] = [
     ({"namespace": None}, "namespace"), ({"namespace": b"ab"}, "namespace"), ({"key": ""}, "key"), ({"key": 5}, "key"),
     ({"content": ["a", "b"], "key": "k"}, "key"), ({"actor": ""}, "actor"), ({"actor": "*"}, "actor"), ({"actor": 5}, "actor"),
     ({"session": ""}, "session"), ({"session": 5}, "session"), ({"source": ""}, "source"), ({"semantic_type": 5}, "semantic_type"),
-    ({"attributes": [1]}, "attributes"), ({"attributes": {"a": object()}}, "attributes"), ({"tags": "work"}, "tags"), ({"tags": [""]}, "tags"),
+    ({"attributes": [1]}, "attributes"), ({"attributes": {"a": 1j}}, "attributes"), ({"tags": "work"}, "tags"), ({"tags": [""]}, "tags"),
     ({"tags": [5]}, "tags"), ({"tags": 5}, "tags"), ({"ttl": 0}, "ttl"), ({"ttl": -1}, "ttl"), ({"ttl": True}, "ttl"), ({"ttl": "1"}, "ttl"),
     ({"ttl": float("nan")}, "ttl"), ({"ttl": 1e300}, "ttl"), ({"ttl": timedelta.max}, "ttl"), ({"access": "bob"}, "access"), ({"access": Access("bob")}, "access"),
     ({"access": Access("ann", frozenset({5}))}, "access"), ({"access": Access("ann", frozenset({""}))}, "access"),  # type: ignore[arg-type]

@@ -99,7 +99,7 @@ def recall(run: Run, asked: Questions, ids: list[str]) -> None:
             for i, vector in enumerate(asked.vectors):
                 whole, user = label.startswith("all"), asked.owner(i)
                 rows = np.arange(len(memories)) if whole else np.array(memories.rows[user])
-                where = Scope(AUDITOR if whole else user, () if whole else (user,)).where
+                where = Scope.of(AUDITOR if whole else user, () if whole else (user,)).where
                 start = time.perf_counter()
                 near = {row.cube.id for row in vault.near(vector, where, 10)}
                 times.append(time.perf_counter() - start)

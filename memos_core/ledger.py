@@ -1,0 +1,182 @@
+"""The store's events: appended under the writers' lock, chained (`audit`), asked for, verified. Knows their table and the head's file.
+
+The head lies in a file of its own, written after each append: a table whose end was cut off does not fit it. Whoever can write to the
+store's folder can also forge both, and is found only by a head that was kept elsewhere (`MemOS.verify`).
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pyarrow as pa
+from lancedb.query import ColumnOrdering
+
+from . import audit, filters
+from .audit import Audit, Head, Told
+from .database import Database
+from .errors import Damaged
+from .files import Files
+from .tables import EVENTS
+from .types import Event
+
+_ALL = 2**31 - 1
+_EVENT = list(Event.__slots__)
+_HEAD = "audit/head"
+_LOST = "the head of the chain was missing: events before this one may be, too"
+
+
+def begin(files: Files) -> None:
+    """Write the head of a store that is being made. One that is missing later was taken away."""
+    _put_head(files, Head())
+
+
+class Ledger:
+    """The events of one store. Safe for many threads; any number of processes may append."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._files = db.site.files
+        self._last: tuple[Head, int] | None = (
+            None  # what this process wrote last: then nobody else's rows are to be counted
+        )
+        self._chained = False  # as far as is known
+
+    def settle(self) -> None:
+        """Chain the events of a store that was made before there was a chain. Waits for nobody: what it cannot do now is done before
+        the next write."""
+        if not self._is_chained:
+            self._db.when_free(self._upgrade)
+
+    def record(
+        self, events: Sequence[Event], readers: Sequence[Iterable[str]], seqs: Sequence[int | None] | None = None
+    ) -> None:
+        """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
+        if events:
+            with self._db.writing(), self._db.guarded("events"):
+                self._upgrade()
+                known, table = self._read_head(), self._db.table("events")
+                head = known if known and self._last == (known, table.version) else self._head(known)
+                if known is None:  # the log itself says from now on that it may have lost its end
+                    lost = replace(
+                        events[0],
+                        id=str(uuid.uuid4()),
+                        verb="audit",
+                        subject=None,
+                        version=None,
+                        outcome="failed",
+                        detail=_LOST,
+                    )
+                    events, readers, seqs = [lost, *events], [(), *readers], [None, *(seqs or [None] * len(events))]
+                told, head = audit.chained(events, readers, seqs or [None] * len(events), head)
+                version = table.add(self.rows(told)).version
+                self._db.committed("events")
+                _put_head(self._files, head)
+                self._last = (head, version)
+
+    @staticmethod
+    def rows(told: Sequence[Told]) -> pa.Table:
+        """Events as rows of the table."""
+        columns: dict[str, list[Any]] = {n: [getattr(one.event, n) for one in told] for n in _EVENT}
+        columns |= {n: [getattr(one, n) for one in told] for n in ("readers", "seq", "number", "checksum", "link")}
+        return pa.table({f.name: pa.array(columns[f.name], f.type) for f in EVENTS}, schema=EVENTS)
+
+    def rewind(self) -> None:
+        """Say anew where the chain ends, as the table has it: what was told last was taken back. The caller holds `writing()`."""
+        if not self._is_chained:  # then the next record chains all of it
+            return
+        stored = self._stored("true")
+        _put_head(self._files, Head(stored[-1].number, stored[-1].link, len(stored)) if stored else Head())
+
+    def events(self, where: str, limit: int) -> list[Event]:
+        """Events that a condition holds for, the newest first."""
+        order = [ColumnOrdering(column_name=name, ascending=False) for name in ("at", "number")]
+        where = filters.all_of(
+            where, "outcome != ''"
+        )  # always true: Lance 13 cannot plan an ordered query that an index answers
+        query = self._db.table("events").search().where(where).select([*_EVENT, "checksum"]).order_by(order)
+        with self._db.guarded("events"):
+            rows = query.limit(limit).to_arrow().to_pylist()
+        found = {}
+        for row in rows:
+            sum = row.pop("checksum")
+            event = found[row["id"]] = Event(**row)
+            if audit.checksum(event) != sum:
+                raise Damaged(f"{self._db.path}/events.lance: an event does not match its checksum: {event}")
+        return list(found.values())
+
+    def told(self, where: str, *columns: str) -> set[tuple[Any, ...]]:
+        """Subjects of events that a condition holds for, each with other columns of the event."""
+        where = filters.all_of("subject IS NOT NULL", "outcome = 'ok'", where)
+        query = self._db.table("events").search().where(where).select(["subject", *columns])
+        with self._db.guarded("events"):
+            found = query.limit(_ALL).to_arrow()
+        return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
+
+    def all(self, where: str) -> list[Event]:
+        """Every event that a condition holds for, the oldest first."""
+        return [one.event for one in self._stored(where)]
+
+    def head(self) -> str:
+        """Where the chain ends, as text."""
+        return str(self._read_head() or Head())
+
+    def verify(self, expected: str | None = None) -> Audit:
+        """Hold every stored event against its link; see `audit.examined`. Writes nothing."""
+        with self._db.writing():  # an event without its head is seen by nobody who waits
+            return audit.examined(self._stored("true"), self._read_head(), expected)
+
+    # --- below -----------------------------------------------------------------------------------------------------------
+
+    def _stored(self, where: str) -> list[Told]:
+        """Events as they are stored, in the order of their numbers. No index is asked: it may be what is wrong."""
+        with self._db.guarded("events"):
+            rows = self._db.table("events").search().where(where).limit(_ALL).to_arrow().to_pylist()
+        told = [
+            Told(Event(**{n: r[n] for n in _EVENT}), tuple(r["readers"] or ()), r["seq"], r["number"] or 0, r.get("link") or "", r["checksum"] or 0)
+            for r in rows
+        ]  # fmt: skip
+        return sorted(told, key=lambda one: one.number)
+
+    def _head(self, head: Head | None) -> Head:
+        """Where the chain ends: as the file says, unless a process was killed between the events and the file."""
+        rows = int(self._db.table("events").count_rows())
+        if head is None:
+            stored = self._stored("true")
+            return Head(stored[-1].number, stored[-1].link, rows) if stored else Head()
+        if rows > head.rows:
+            return audit.caught_up(head, self._stored(f"number > {head.number}"))
+        return head
+
+    def _read_head(self) -> Head | None:
+        try:
+            said = json.loads(self._files.read(_HEAD))
+            return Head(int(said["number"]), str(said["link"]), int(said["rows"]))
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):  # half of it, after a power cut: as good as none
+            return None
+
+    @property
+    def _is_chained(self) -> bool:
+        self._chained = self._chained or "link" in self._db.table("events").schema.names
+        return self._chained
+
+    def _upgrade(self) -> None:
+        """Chain the events of a store that was made before there was a chain, in one commit."""
+        if self._is_chained:
+            return
+        table = self._db.table("events")
+        with self._db.guarded("events"):
+            rows = sorted(table.search().limit(_ALL).to_arrow().to_pylist(), key=lambda r: (r["at"], r["number"] or 0))
+            events = [Event(**{n: r[n] for n in _EVENT}) for r in rows]
+            told, head = audit.chained(events, [r["readers"] or () for r in rows], [r["seq"] for r in rows], Head())
+            _put_head(self._files, head)  # first: events with links and no head are a fault
+            self._db.rewrite("events", self.rows(told))
+
+
+def _put_head(files: Files, head: Head) -> None:
+    files.write(_HEAD, [json.dumps(asdict(head)).encode()])

@@ -1,0 +1,253 @@
+"""The verbs by which memory is trusted: what may be seen, what is forgotten, and proof of both. What `MemOS` inherits."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from . import filters, governance, retention
+from .audit import Audit
+from .codec import Outline
+from .duplicates import Duplicates
+from .errors import IllegalTransition, InvalidArgument, NotFound
+from .grants import Context
+from .groups import Groups, acting
+from .reader import aware
+from .sensitivity import Sensitivity
+from .types import Event, MemCube, Namespace, Receipt, State
+from .upkeep import Upkeep
+from .validate import checked_end, checked_id, checked_ids, checked_namespace, checked_number, checked_word
+from .vault import Vault
+from .writing import Writer
+
+
+class Trust:
+    """What `MemOS` inherits: it has the store, and says who acts."""
+
+    _clock: Callable[[], datetime]
+    _duplicates: Duplicates
+    _groups: Groups
+    _sensitivity: Sensitivity | None
+    _upkeep: Upkeep
+    _vault: Vault
+    _writer: Writer
+
+    if TYPE_CHECKING:
+
+        def _who(self, actor: str | None) -> str: ...
+
+    # --- who acts --------------------------------------------------------------------------------------------------------
+
+    def acting(
+        self, *, purpose: str | None = None, tool: str | None = None, agent: str | None = None
+    ) -> AbstractContextManager[None]:
+        """What is asked for in the block is asked for in this calling context, in this thread or task: rights that were given for it
+        (`grant`) hold there. It is the word of the program that calls, as the actor is.
+
+        Example:
+            >>> with memory.acting(purpose="support"):                                      # doctest: +SKIP
+            ...     memory.search("open tickets", actor="support-bot")
+        """
+        said = (checked_word(purpose, "purpose"), checked_word(tool, "tool"), checked_word(agent, "agent"))
+        return acting(Context(*said))
+
+    def group(self, name: str, members: Iterable[str], *, actor: str | None = None) -> frozenset[str]:
+        """Say who is in a group, from now on: exactly these. "group:NAME" is then a reader or writer like an actor, and whoever is
+        taken out of it loses at once what the group may read, with all that was derived from it.
+
+        Whoever names a group first owns it. Raises AccessDenied for others."""
+        who, now = self._who(actor), self._clock()
+        with self._vault.writing():
+            wanted = self._groups.put(name, members, who)
+            told = Event(str(uuid.uuid4()), now, who, "group", detail=f"{name}: {len(wanted)} members")
+            self._vault.record([told], [wanted])
+        return wanted
+
+    def members(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Who is in a group. Raises NotFound for those who are neither in it nor its owner."""
+        return self._groups.members(name, self._who(actor))
+
+    # --- forgetting ------------------------------------------------------------------------------------------------------
+
+    def delete(
+        self,
+        ids_or_namespace: str | Iterable[str] | tuple[str, ...],
+        *,
+        filter: Mapping[str, Any] | None = None,
+        actor: str | None = None,
+    ) -> Receipt:
+        """Remove memories with all their versions, and whatever was derived from them, before it returns. Killed in the middle, the
+        next opening finishes it; nobody ever sees half of it. The words are out of the files after `purge`, or after some time.
+
+        Args:
+            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
+            filter: of a namespace, only what these conditions hold for (see `filters.matching`); with it, () is every namespace.
+
+        Raises:
+            NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
+        """
+        who, now = self._who(actor), self._clock()
+        if not isinstance(ids_or_namespace, tuple):
+            ids = list(dict.fromkeys(checked_ids(ids_or_namespace)))
+            return self._forgotten(who, now, lambda: self._owned_outlines(ids, who, now))
+        where = filters.all_of(
+            filters.under(checked_namespace(ids_or_namespace, root=filter is not None)),
+            f"owner = {filters.literal(who)}",
+            filters.matching(filter),
+        )
+        return self._forgotten(who, now, lambda: self._vault.outlines(where))
+
+    def forget(self, *, actor: str | None = None) -> Receipt:
+        """Remove all that an actor owns, in every namespace, as `delete` does. The log keeps that there was something, and who did what."""
+        who, now = self._who(actor), self._clock()
+        return self._forgotten(who, now, lambda: self._vault.outlines(f"owner = {filters.literal(who)}"))
+
+    def purge(self) -> None:
+        """Write the store's files anew, so that none holds a word of what was deleted: data, indexes, old versions, what killed
+        processes left, unfinished loads and dumps. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump
+        of the store is not reached (a receipt's `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+
+        Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
+        """
+        self._writer.forgetting.purge()
+
+    def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:
+        with self._vault.writing():
+            gone = self._writer.forgetting.remove(find(), who, now)
+            head = self._vault.ledger.head()
+        self._upkeep.after_write()
+        return Receipt(who, now, gone.ids, gone.derived, gone.versions, gone.blobs, gone.hashes, gone.handed_out, head)
+
+    def _owned_outlines(self, ids: Sequence[str], who: str, now: datetime) -> list[Outline]:
+        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), filters.current(now))
+        found = {o.id: o for o in self._vault.outlines(where)}
+        for id in ids:
+            if id not in found:
+                raise NotFound(f"no memory {id!r}")
+        for id in ids:
+            governance.require_owned(who, id, found[id].owner)
+        return [found[id] for id in ids]
+
+    # --- where things are ------------------------------------------------------------------------------------------------
+
+    def follow(self, id: str, *, actor: str | None = None) -> list[MemCube]:
+        """All that was made from a memory, in any form and over any number of steps, as far as the actor may read it, itself first: what
+        carries its id as `provenance`."""
+        who = self._who(actor)
+        [cube] = self._writer.readable([checked_id(id)], who)
+        below = [outline.id for outline in self._writer.forgetting.descendants([cube.id])]
+        seen = filters.all_of(filters.readable_by(who), filters.current(self._clock()))
+        found = {row.cube.id: row.cube for row in self._vault.by_ids(below, seen)}
+        return [self._shown(who, c) for c in (cube, *(found[one] for one in below if one in found))]
+
+    def _shown(self, who: str, cube: MemCube) -> MemCube:
+        """A memory as an actor is given it."""
+        return cube if self._sensitivity is None else self._sensitivity.shown(who, cube)
+
+    def archived(
+        self,
+        namespace: Sequence[str] = (),
+        *,
+        key: str | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int = 100,
+        actor: str | None = None,
+    ) -> list[MemCube]:
+        """Memories that were taken out of search, by their name or by when they happened ([since, until)), the newest first. `restore`
+        brings one back."""
+        who = self._who(actor)
+        where = filters.all_of(
+            filters.readable_by(who), filters.under(checked_namespace(namespace, root=True)),
+            filters.in_states([State.ARCHIVED]), filters.current(self._clock()),
+            filters.happened(aware(since, "since"), aware(until, "until")),
+            None if key is None else f"key = {filters.literal(checked_word(key, 'key') or '')}",
+        )  # fmt: skip
+        rows = self._vault.rows(where, limit=checked_number(limit, "limit"), order=("-happened_at", "id"))
+        return [self._shown(who, row.cube) for row in rows]
+
+    # --- said twice ------------------------------------------------------------------------------------------------------
+
+    def duplicates(
+        self, namespace: Sequence[str] = (), *, least: float = 0.9, actor: str | None = None
+    ) -> list[list[MemCube]]:
+        """Groups of the actor's own memories of text that say nearly the same, each proposed to `fuse`; nothing is changed.
+
+        Args:
+            namespace: at or below it, at most 20,000 memories.
+            least: of the cosine of two vectors, and of the share of words that two have in common, from which on they are near.
+        """
+        if isinstance(least, bool) or not isinstance(least, int | float) or not 0 < least <= 1:
+            raise InvalidArgument(f"least: a number from 0 to 1 is needed, not {least!r}")
+        return self._duplicates.near(self._who(actor), checked_namespace(namespace, root=True), least)
+
+    # --- how long --------------------------------------------------------------------------------------------------------
+
+    def retain(self, namespace: Sequence[str], span: timedelta | float | None, *, actor: str | None = None) -> None:
+        """Keep what the actor owns at or below a namespace for so long after it was handed in, from now on and also what is there:
+        then it is not returned any more, and `tick` removes it as `delete` does. What is frozen stays.
+
+        Args:
+            namespace: () is everything.
+            span: a timedelta or seconds; None takes the rule back. Of several rules the shortest counts.
+        """
+        who, where, now = self._who(actor), checked_namespace(namespace, root=True), self._clock()
+        end = checked_end(span, now)
+        name = retention.rule(who, where)
+        with self._vault.writing():
+            rules = {n: s for n, s in self._vault.rules.under(retention.RULE).items() if retention.RULE + n != name}
+            if end is not None:
+                rules[name.removeprefix(retention.RULE)] = (end - now).total_seconds()
+            mine = filters.all_of(f"owner = {filters.literal(str(who))}", filters.under(where))
+            pairs = [(r.cube, retention.retained(r.cube, rules)) for r in self._vault.rows(mine)]
+            changed = [(old, new) for old, new in pairs if old is not new]
+            # first the memories, then the rule: killed between, too much is forgotten rather than too little
+            self._vault.renew([old for old, _ in changed], [new for _, new in changed], rules)
+            if end is None:
+                self._vault.rules.drop(name)
+            else:
+                self._vault.rules.put({name: rules[name.removeprefix(retention.RULE)]})
+            said = "no rule" if end is None else f"for {end - now}"
+            told = Event(str(uuid.uuid4()), now, who, "retain", detail=f"{'/'.join(where) or 'everything'}: {said}")
+            self._vault.record([told], [()])
+        self._upkeep.after_write()
+
+    def retention(self, *, actor: str | None = None) -> dict[Namespace, timedelta]:
+        """The actor's rules of `retain`, by namespace."""
+        return retention.rules_of(self._who(actor), self._vault.rules.under(retention.RULE))
+
+    def _remove_overdue(self, now: datetime) -> int:
+        """Remove what no retention rule lets stay; how many. What a legal hold on something made of it holds, waits for that."""
+        owners = {owner for (owner, *_) in map(filters.decode_namespace, self._vault.rules.under(retention.RULE))}
+        count = 0
+        with self._vault.writing():
+            for owner in sorted(owners):
+                lapsed = filters.all_of(f"owner = {filters.literal(owner)}", f"NOT ({filters.unexpired(now)})")
+                ids = [c.id for c in retention.overdue((r.cube for r in self._vault.rows(lapsed)), now)]
+                count += self._remove_unless_held(ids, owner, now)
+        return count
+
+    def _remove_unless_held(self, ids: Sequence[str], owner: str, now: datetime) -> int:
+        asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
+        try:
+            return len(self._writer.forgetting.remove(asked, owner, now, detail="retention").ids)
+        except IllegalTransition:
+            if len(ids) == 1:
+                return 0
+            return sum(self._remove_unless_held([id], owner, now) for id in ids)
+
+    # --- proof -----------------------------------------------------------------------------------------------------------
+
+    def verify(self, head: str | None = None) -> Audit:
+        """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named.
+
+        Args:
+            head: the `head` of an earlier verification, kept where nobody who writes to the store can write: then a log that was
+                forged as a whole since then is found, too.
+
+        Writes nothing. It tells how many events there are and nothing of any of them: it is for whoever runs the store.
+        """
+        return self._vault.ledger.verify(checked_word(head, "head"))
