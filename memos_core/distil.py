@@ -35,6 +35,7 @@ _ENOUGH = 5  # checks in a row: what is right by a hair is not, and gets its lea
 _LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
 _EASED_BY = 400  # exercises that it is judged by, at most
 _EASE = 0.02  # of the strength, in each step down; see `_eased`
+_SPARE, _STRONGEST = 1.12, 1.1  # how much above the weakest; and above the strength in training, at most
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
@@ -44,23 +45,26 @@ class Recipe:
 
     rank: of the adapter; targets: ends of the names of the linear layers that it changes, () for all but the output's.
     steps: at most. rate: the highest learning rate; None takes 0.64 / hidden size (1.6e-4 at 4,096, 5e-3 at 128).
-    taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`). kept_weight, unknown_weight: of their divergences beside the taught ones'.
+    taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`); between: rows between questions (see `between`).
+    kept_weight, unknown_weight, between_weight: of their divergences beside the taught ones'.
     check_every: steps between looks at phrasings that are not taught; enough: the share of those right that ends it.
-    ease: in the end it is made as weak as it can be while no more than this share of what was taught gets lost.
+    ease: the share of what was taught that may get lost where it is weakest; it is used a little above that.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
     seed: of the first weights and of what is drawn.
     """
 
     rank: int = 16
     targets: tuple[str, ...] = ()
-    steps: int = 90
+    steps: int = 150
     rate: float | None = None
     taught: int = 32
-    unknown: int = 64
-    kept: int = 5
+    unknown: int = 40
+    kept: int = 4
     plain: int = 4
+    between: int = 24
     unknown_weight: float = 1.0
-    kept_weight: float = 2.0
+    kept_weight: float = 2.5
+    between_weight: float = 0.6
     check_every: int = 15
     enough: float = 0.99
     ease: float = 0.01
@@ -262,7 +266,7 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
                 loss = weight * strayed.sum() / places
                 total += _backward(loss)
     if recipe.between and student.pairs.prompts:
-        total += _backward(_between(student, recipe, rng, device))
+        total += _backward(recipe.between_weight * _between(student, recipe, rng, device))
     if math.isfinite(total):
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)
         student.optimizer.step()
@@ -308,23 +312,28 @@ def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enoug
 
 
 def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
-    """Weaken the student as far as all that it was taught still comes right, but for a share of `Recipe.ease`; the strength that is left.
-    The weaker an adapter, the more of the plain model is left: what it answers to all else, and what it reads in contexts."""
-    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught]
+    """Bring the student to the strength that is used: a little above the weakest at which the questions that it was taught still come
+    right, but for a share of `Recipe.ease`; that strength. The weaker an adapter, the more of the plain model is left: what it answers to
+    all else, and what it reads in contexts. The little above is for phrasings that were not taught."""
+    alone = 2 * min(len(e.ids) for e in lessons.taught)  # what is behind a context is many times as long
+    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught if len(e.ids) <= alone]
     drawn = random.Random(recipe.seed).sample(probes, min(_EASED_BY, len(probes)))
-    facts = [*drawn, *(p for p in lessons.watched if p.kind == "recall" and p.right)]
     full = [b.detach().clone() for b in student.weights[1::2]]
 
-    def right_at(strength: float) -> int:
-        with torch.no_grad(), student.twin.active([_STUDENT]) as network:
-            for b, whole in zip(student.weights[1::2], full, strict=True):
-                b.copy_(whole * strength)
-            return sum(right(network, facts, device))
+    def put(strength: float) -> None:
+        for b, whole in zip(student.weights[1::2], full, strict=True):
+            b.copy_(whole * strength)
 
-    strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(facts))
-    while strength > 0.5 and right_at(strength - _EASE) >= least:
-        strength -= _EASE
-    right_at(strength)
+    def right_at(strength: float) -> int:
+        put(strength)
+        return sum(right(network, drawn, device))
+
+    with torch.no_grad(), student.twin.active([_STUDENT]) as network:
+        strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(drawn))
+        while strength > 0.5 and right_at(strength - _EASE) >= least:
+            strength -= _EASE
+        strength = min(strength * _SPARE, _STRONGEST)
+        put(strength)
     return strength
 
 
