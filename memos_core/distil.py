@@ -31,7 +31,7 @@ from .model import LocalModel
 from .parametric import Twin
 
 _STUDENT = "student"
-_ENOUGH = 5  # checks in a row: what is right by a hair is not, and gets its lead while it is practised on
+_ENOUGH = 8  # checks in a row: what is right by a hair gets its lead only while it is practised on
 _LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
 _EASED_BY = 400  # exercises that it is judged by, at most
 _EASE = 0.02  # of the strength, in each step down; see `_eased`
@@ -64,7 +64,7 @@ class Recipe:
     between: int = 24
     unknown_weight: float = 1.0
     kept_weight: float = 2.5
-    between_weight: float = 0.6
+    between_weight: float = 0.8
     check_every: int = 15
     enough: float = 0.99
     ease: float = 0.01
@@ -256,8 +256,8 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
         for kind, count, weight, lead in (
             (lessons.taught, recipe.taught, 1.0, _TAUGHT_LEAD),
             (lessons.unknown, recipe.unknown, recipe.unknown_weight, _LEAD),
-            (lessons.kept, recipe.kept, recipe.kept_weight, 0.0),
-            (lessons.plain, recipe.plain, recipe.kept_weight, 0.0),
+            (lessons.kept, recipe.kept, recipe.kept_weight, _TAUGHT_LEAD),
+            (lessons.plain, recipe.plain, 2 * recipe.kept_weight, 0.0),
         ):
             drawn = rng.sample(kind, min(count, len(kind)))
             places = sum(len(e.at) for e in drawn)

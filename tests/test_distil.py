@@ -263,8 +263,8 @@ def test_a_budget_of_time_ends_it_with_what_is_there(model: LocalModel, exercise
 
 
 def test_enough_ends_it(model: LocalModel, exercises: Curriculum) -> None:
-    found = distil(model, exercises, replace(SHORT, enough=0.0))
-    assert found.progress.step == 6
+    found = distil(model, exercises, replace(SHORT, enough=0.0, steps=20, check_every=1))
+    assert found.progress.step == 8
     assert "comes out right" in found.why
 
 
