@@ -314,24 +314,26 @@ def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enoug
 
 def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
     """Bring the student to the strength that is used: a little above the weakest at which the questions that it was taught still come
-    right, but for a share of `Recipe.ease`; that strength. The weaker an adapter, the more of the plain model is left: what it answers to
+    right, but for a share of `Recipe.ease`, and those that are watched, all; that strength, never more than in training. The weaker an adapter, the more of the plain model is left: what it answers to
     all else, and what it reads in contexts. The little above is for phrasings that were not taught."""
     alone = 2 * min(len(e.ids) for e in lessons.taught)  # what is behind a context is many times as long
     probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught if len(e.ids) <= alone]
     drawn = random.Random(recipe.seed).sample(probes, min(_EASED_BY, len(probes)))
+    watched = [p for p in lessons.watched if p.kind == "recall" and p.right]
     full = [b.detach().clone() for b in student.weights[1::2]]
 
     def put(strength: float) -> None:
         for b, whole in zip(student.weights[1::2], full, strict=True):
             b.copy_(whole * strength)
 
-    def right_at(strength: float) -> int:
+    def right_at(strength: float) -> tuple[int, int]:
         put(strength)
-        return sum(right(network, drawn, device))
+        return sum(right(network, drawn, device)), sum(right(network, watched, device))
 
     with torch.no_grad(), student.twin.active([_STUDENT]) as network:
-        strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(drawn))
-        while strength > 0.5 and right_at(strength - _EASE) >= least:
+        strength, (taught, others) = 1.0, right_at(1.0)
+        least = math.ceil(taught - recipe.ease * len(drawn)), others
+        while strength > 0.5 and all(n >= m for n, m in zip(right_at(strength - _EASE), least, strict=True)):
             strength -= _EASE
         strength = min(strength * _SPARE, 1.0)
         put(strength)
