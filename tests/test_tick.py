@@ -224,6 +224,24 @@ def test_what_was_changed_or_read_since_it_was_found_cold_is_not_archived(archiv
     assert archived == [cubes[2].id]
 
 
+def test_many_that_are_cold_are_archived_some_at_a_time_so_that_who_writes_gets_a_turn(
+    archiving: MemOS, clock: Clock
+) -> None:
+    memory, turns = archiving, list[str]()
+    cubes = memory.add([f"The colour of house {i} is number {i * 7}." for i in range(501)])
+    clock.forward(days=100)
+
+    def write() -> None:
+        turns.append(memory.add(f"This is written in turn {len(turns)}.")[0].id)
+
+    memory._scheduler.give_way = write
+    report = memory.tick()
+    assert sorted(c.subject for c in report.moves) == sorted(c.id for c in cubes)
+    assert {c.outcome for c in report.moves} == {"done"}
+    assert len(turns) == 3  # before it looks, and before each part
+    assert memory.stats().by_state["archived"] == 501
+
+
 def test_nothing_is_archived_unless_a_policy_says_so(open_store: Callable[..., MemOS], clock: Clock) -> None:
     memory = open_store()
     memory.add("The spare key is under the blue pot.")
