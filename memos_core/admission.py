@@ -124,6 +124,7 @@ def _sound_access(access: Access) -> None:
     checked_actor(access.owner)
     checked_actors(access.readers, "readers")
     checked_actors(access.writers, "writers")
+    checked_actors(access.within or (), "within")
 
 
 def _is_word(value: Any) -> bool:
@@ -138,11 +139,12 @@ def _require_origin(origin: Origin) -> None:
     words = (origin.role, origin.speaker, origin.session, origin.message_id, origin.source, origin.model, origin.digest)
     _require(all(map(_is_word, words)), "its origin")
     _require(origin.position is None or (type(origin.position) is int and 0 <= origin.position < 2**62), "position")
+    _require(all(type(one) is str and _ID.fullmatch(one) for one in origin.provenance), "provenance")
     _require(_is_aware(origin.stored_at) and _is_aware(origin.occurred_at), "a time of its origin")
 
 
 def _require_lifespan(span: Lifespan) -> None:
-    _require(_is_aware(span.expires_at) and _is_aware(span.valid_until), "lifespan")
+    _require(all(map(_is_aware, (span.expires_at, span.valid_until, span.kept_until))), "lifespan")
     for length in (span.half_life, span.ttl):
         _require(length is None or timedelta(0) < length, "lifespan")
 
@@ -226,8 +228,11 @@ def taken_in(cube: MemCube, id: str, terms: Terms, names: Callable[[Link], str |
     span, end = cube.lifespan, terms.expires_at
     if end is not None and (span.expires_at is None or span.expires_at > end):
         span = replace(span, expires_at=end)
+    origin = (
+        cube.origin if cube.id == id else replace(cube.origin, provenance=cube.provenance)
+    )  # what it came from stays
     return replace(
-        cube, id=id, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
+        cube, id=id, origin=origin, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
         key=cube.key if terms.publisher is None else None,
     )  # fmt: skip
 

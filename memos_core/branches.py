@@ -43,6 +43,15 @@ def copied(database: Database) -> Iterator[Path]:
         _remove(target)
 
 
+def require_none(site: Site) -> None:
+    """Remove the copies that killed processes left. Raises StoreUnavailable if one is in use: it holds the files that the store had."""
+    sweep(site)
+    if not site.is_shared and any((Path(site.path) / _FOLDER).glob("*")):
+        raise StoreUnavailable(
+            f"{site.path} has a branch that is in use, and that holds what was deleted since: end it first"
+        )
+
+
 def sweep(site: Site) -> int:
     """Remove the copies that killed processes left of a store; how many."""
     folder, gone = Path(site.path) / _FOLDER, 0

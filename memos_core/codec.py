@@ -110,6 +110,19 @@ def outline(record: str, passage: str | None, seq: int) -> Outline:
     )  # fmt: skip
 
 
+def at_rest(record: str, passage: str) -> str:
+    """A record with its passage in it, as it is stored of a memory that is not searched: no index of passages sees it."""
+    return f"{json.dumps(passage, ensure_ascii=False)}\n{record}"
+
+
+def awake(record: str, passage: str | None) -> tuple[str, str | None]:
+    """The inverse; what is not at rest is as it is."""
+    if not record.startswith('"'):  # a record alone is an object
+        return record, passage
+    said, _, rest = record.partition("\n")
+    return rest, json.loads(said)
+
+
 def checksum(record: str, passage: str | None) -> int:
     """CRC-32 of what a cube is read from: damage shows when it is read, not when it is believed."""
     return zlib.crc32((passage or "").encode(), zlib.crc32(record.encode()))

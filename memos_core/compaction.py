@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from lancedb.index import FTS, Bitmap, BTree, IvfSq, LabelList
 
-from .errors import StoreUnavailable
 from .manifest import Manifest
 from .sites import Site
 from .tables import LATER
@@ -90,6 +89,9 @@ class Compaction:
         def write_manifest(self, manifest: Manifest) -> None:
             """Switch to another manifest."""
 
+        def uncompacted(self) -> AbstractContextManager[None]:
+            """Keep compactions away."""
+
         def writing(self, wait: float | None = None) -> AbstractContextManager[None]:
             """Be the only writer."""
 
@@ -125,30 +127,24 @@ class Compaction:
             turn.release()
         return True
 
-    def purge(self) -> None:
+    def purge(self, before: Callable[[], None]) -> None:
         """Write every table from which rows go, and its indexes, anew, and remove all older files, also those of killed writers.
-        Requests under way in other processes are answered from the new files. Raises StoreUnavailable after `Policy.lock_seconds`."""
-        turn = self.site.turn("compact")
-        try:
-            turn.acquire(self.policy.lock_seconds)
-        except TimeoutError:
-            raise StoreUnavailable(
-                f"{self.path} has been compacted for {self.policy.lock_seconds} s by another process"
-            ) from None
-        try:
-            with self.writing():  # in this order, as a compaction takes them
-                self._commits = self._rows = 0
-                for name in (n for n in (self.manifest.cubes, *TABLES) if self.has(n)):
-                    with self.guarded(name):
-                        if name not in ("events", "meta"):  # of these nothing is ever removed
-                            self._write_anew(name)
-                        self.table(name).optimize()
-                        self.table(name).optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
-                        self.committed(name)
-                for left in Path(self.path).glob("*.lance/**/*.tmp*"):
-                    left.unlink(missing_ok=True)
-        finally:
-            turn.release()
+        Requests under way in other processes are answered from the new files. before: done first, while nobody else writes.
+
+        Raises InvalidArgument inside a transaction, StoreUnavailable after `Policy.lock_seconds` of another one, or of a compaction.
+        """
+        with self.uncompacted(), self.writing():  # in this order, as a compaction takes them
+            before()
+            self._commits = self._rows = 0
+            for name in (n for n in (self.manifest.cubes, *TABLES) if self.has(n)):
+                with self.guarded(name):
+                    if name not in ("events", "meta"):  # of these nothing is ever removed
+                        self._write_anew(name)
+                    self.table(name).optimize()
+                    self.table(name).optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+                    self.committed(name)
+            for left in () if self.site.is_shared else Path(self.path).glob("*.lance/**/*.tmp*"):
+                left.unlink(missing_ok=True)
 
     def _write_anew(self, name: str) -> None:
         """Rows that were removed stay in their file, and their words in the index, while the rest of it is in use: so nothing of it

@@ -20,16 +20,16 @@ import pyarrow as pa
 from . import codec, parcel, payloads, rowfiles
 from .blobs import Blobs
 from .errors import DumpRefused, InvalidArgument
+from .leaving import Leaving
 from .manifest import Manifest
 from .parcel import LEDGER, MANIFEST, ROWS, File, Parcel, Source, checked_path
 from .places import Place
 from .staging import scratch
-from .types import SCHEMA, Kind, Text
+from .types import SCHEMA, Kind, MemCube, Text
 from .vault import Vault
 from .view import Listed, View, view
 
 Progress = Callable[[int, int], None]
-Redact = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Dumper:
         wanted: Selection,
         target: Place,
         *,
-        redact: Redact | None = None,
+        redact: Leaving | None = None,
         progress: Progress = lambda done, total: None,
         finish: Callable[[Parcel], Parcel] = lambda found: found,
         check: Callable[[View, Sequence[Listed]], None] = lambda now, listed: None,
@@ -90,7 +90,8 @@ class Dumper:
             writing = _Writing(now, target, self._blobs, redact, self._vault.manifest.dimension)
             left_out: dict[str, int] = {}
             if redact is not None:  # tensors hold the words that they were made from
-                texts = [one for one in listed if one.kind == Kind.PLAINTEXT]
+                forms = redact.forms(self._sources([one.id for one in listed if one.kind != Kind.PLAINTEXT]))
+                texts = [one for one in listed if one.kind == Kind.PLAINTEXT or one.id in forms]
                 left_out["other_forms_redacted"] = len(listed) - len(texts)
                 listed = texts
             prefix = sha256(repr((SCHEMA, _source(self._vault.manifest), wanted.who, wanted.past is None)).encode())
@@ -118,6 +119,15 @@ class Dumper:
             target.url, parcel.identity(found), len(listed), writing.versions, writing.vectors, len(writing.blobs),
             sum(f.bytes for f in found.files), len(found.files), writing.reused, found.left_out,
         )  # fmt: skip
+
+    def _sources(self, ids: Sequence[str]) -> dict[str, list[MemCube]]:
+        """What memories were made from, of those whose sources are all there."""
+        found = {}
+        for row in self._vault.by_ids(ids):
+            made = [r.cube for r in self._vault.by_ids([link.id for link in row.cube.lineage])]
+            if len(made) == len(row.cube.lineage):
+                found[row.cube.id] = made
+        return found
 
     def _staging(self, target: Place) -> Path:
         folder = scratch(self._vault.db.site) / "dumping" / sha256(target.url.encode()).hexdigest()[:16]
@@ -163,7 +173,7 @@ class _Known:
 class _Writing:
     """One dump being written to a folder."""
 
-    def __init__(self, now: View, target: Place, blobs: Blobs, redact: Redact | None, dimension: int) -> None:
+    def __init__(self, now: View, target: Place, blobs: Blobs, redact: Leaving | None, dimension: int) -> None:
         self._now = now
         self._target = target
         self._blobs = blobs
@@ -249,27 +259,20 @@ def _buckets(listed: Sequence[Listed]) -> Iterator[tuple[str, list[Listed]]]:
         yield f"{number:0{max(1, (bits + 3) // 4)}x}", found[number]
 
 
-def _redacted(table: pa.Table, redact: Redact) -> pa.Table:
-    """Rows with their texts, and the strings among their attributes, as a redaction leaves them. Where a text changed, its vector, from
-    which it could be guessed, and the hash of the words that were handed in go too."""
+def _redacted(table: pa.Table, leaving: Leaving) -> pa.Table:
+    """Rows with their words as a redaction leaves them. Where a text changed, its vector, from which it could be guessed, and the hash of
+    the words that were handed in go too."""
     columns = table.to_pydict()
     for i, (record, text) in enumerate(zip(columns["record"], columns["text"], strict=True)):
         cube = codec.decode(record, text)
-        said = None if text is None else redact(text)
-        attributes = {name: _each(value, redact) for name, value in cube.attributes.items()}
-        origin = cube.origin if said == text else replace(cube.origin, digest=None)
-        columns["record"][i] = codec.encode(replace(cube, attributes=attributes, origin=origin))
-        columns["text"][i] = said
-        if said != text and "vector" in columns:
+        left = leaving.words(cube)
+        if left is cube:
+            continue
+        changed = left.text != cube.text
+        columns["record"][i] = codec.encode(
+            replace(left, origin=replace(left.origin, digest=None)) if changed else left
+        )
+        columns["text"][i] = None if text is None else left.text
+        if changed and "vector" in columns:
             columns["vector"][i] = None
     return pa.table(columns, schema=table.schema)
-
-
-def _each(value: object, redact: Redact) -> object:
-    if isinstance(value, str):
-        return redact(value)
-    if isinstance(value, Mapping):
-        return {name: _each(inner, redact) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_each(inner, redact) for inner in value]
-    return value

@@ -8,7 +8,7 @@ from datetime import datetime
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from . import filters, governance, lifecycle, reader
+from . import filters, governance, grants, leaving, lifecycle, reader
 from .bringing import Bringer
 from .dumping import Dumper, DumpReport, Selection
 from .errors import AccessDenied, DumpRefused, InvalidArgument
@@ -17,6 +17,7 @@ from .loading import Loader, LoadReport
 from .parcel import Publication, checked_name
 from .places import Place
 from .publishing import MemStore, Offer, PullReport
+from .sensitivity import Sensitivity
 from .subscriptions import Subscription, Subscriptions
 from .terms import Order
 from .types import Item, Kind
@@ -30,6 +31,7 @@ from .validate import (
     checked_tags,
     checked_word,
 )  # fmt: skip
+from .vault import Vault
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -51,8 +53,10 @@ class Exchange:
     _loader: Loader
     _memstore: MemStore
     _model: LocalModel | None
+    _sensitivity: Sensitivity | None
     _subscriptions: Subscriptions
     _upkeep: Upkeep
+    _vault: Vault
     _writer: Writer
 
     if TYPE_CHECKING:
@@ -75,7 +79,7 @@ class Exchange:
         """Write memories that the actor may read to a folder, or to an archive if the target ends in ".zip"; the format is in `parcel`.
 
         A dump of before at the target is replaced, and of it only what changed; killed, the one of before is what is there. Others go
-        on writing meanwhile: what is dumped is the store at one moment.
+        on writing meanwhile: what is dumped is the store at one moment. Others' memories are in it as the actor is given them (`Sensitivity`).
 
         Args:
             target: a path, or a URL that fsspec knows ("s3://bucket/dump", with s3fs installed).
@@ -90,7 +94,14 @@ class Exchange:
         """
         who = self._who(actor)
         wanted = self._selected(who, namespace, ids, filter, kinds, history)
-        report = self._dumper.dump(wanted, Place(target), redact=redact, progress=progress)
+        left = None if redact is None else leaving.as_said(redact)
+        if self._sensitivity is not None and not grants.holds(self._sensitivity.raw, who):
+            mine = f"owner = {filters.literal(str(who))}"
+            if self._vault.count(filters.all_of(wanted.where, f"NOT ({mine})")):
+                left = leaving.both(leaving.to_actor(self._sensitivity, who), left)
+            else:  # and what is shared from now on is not among it
+                wanted = replace(wanted, where=filters.all_of(wanted.where, mine))
+        report = self._dumper.dump(wanted, Place(target), redact=left, progress=progress)
         self._writer.told_of(
             who, "dump", self._clock(), f"{report.memories} memories to {report.target} as {report.dump}"
         )
@@ -194,7 +205,8 @@ class Exchange:
             licence: its text, which subscribers must accept word for word.
             expires_at: after it nobody loads it, and what was loaded is not returned any more.
             uses: how often one store may load it.
-            namespace, ids, filter, kinds, redact: as in `dump`.
+            namespace, ids, filter, kinds, redact: as in `dump`. What the store's `Sensitivity` finds is left out, unless each of those who
+                may load it is given it raw.
 
         Raises:
             AccessDenied: one of the ids is not the actor's; a memory was made from others' that not all of these may read; or somebody
@@ -213,7 +225,10 @@ class Exchange:
             for cube in self._writer.readable(checked_ids(ids), who):
                 governance.require_owner(who, cube)
         wanted = replace(wanted, where=filters.all_of(wanted.where, f"owner = {filters.literal(who)}"))
-        report = self._memstore.publish(wanted, Place(target), terms, key, redact, progress)
+        left = None if redact is None else leaving.as_said(redact)
+        if self._sensitivity is not None:
+            left = leaving.both(leaving.to_all_of(self._sensitivity, seen), left)
+        report = self._memstore.publish(wanted, Place(target), terms, key, left, progress)
         self._writer.told_of(
             who, "publish", self._clock(), f"{report.memories} memories to {report.target} as {report.dump}"
         )

@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from . import filters, lifecycle
+from . import branches, filters, lifecycle
 from .blobs import Blobs
 from .codec import Outline
 from .errors import IllegalTransition
 from .grants import is_reserved
+from .staging import emptied
 from .types import PUBLIC, Event, Kind, MemCube, State, Text
 from .vault import Vault
 
@@ -137,10 +138,17 @@ class Forgetting:
     def purge(self) -> None:
         """Write the tables anew without what was removed from them, and remove every older file, also of killed processes. Words that
         were deleted are in no file of the store afterwards."""
+        db = self._vault.db
+        with emptied(db.site, db.policy.lock_seconds):
+            db.purge(self._sweep)
+
+    def _sweep(self) -> None:
+        """Remove whatever killed processes left behind. Raises StoreUnavailable, before anything is removed, while a branch is in use."""
+        branches.require_none(self._vault.db.site)
         with self._vault.writing():
-            self._vault.rules.put({_MARK: ""})  # whatever killed processes left behind, too
+            self._vault.rules.put({_MARK: ""})
             self.finish([])
-        self._vault.db.purge()
+            self._vault.db.drop_strays()
 
     def _handed_out(self, gone: Sequence[Outline]) -> tuple[str, ...]:
         """Where some of these may have been dumped or published to: that is out of reach. An event of a dump names no memories, so it is

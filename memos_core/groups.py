@@ -57,8 +57,8 @@ class Groups:
 
     def members(self, name: str, who: str) -> frozenset[str]:
         """Who is in a group. Raises NotFound for those who are neither in it nor its owner."""
-        known = self._vault.rules.all().get(grants.GROUP + _checked_name(name))
-        if known is None or not _is_in(known, who):
+        known = self._vault.rules.all().get(grants.GROUP + _checked_name(name), {"owner": None, "members": []})
+        if not _is_in(known, who):
             raise NotFound(f"no group {name!r}")
         return frozenset(known["members"])
 

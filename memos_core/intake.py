@@ -50,7 +50,7 @@ class Intake:
     def __init__(
         self, folder: Path, url: str, terms: Terms, dimension: int, kept: int | None, here: Here, embedding: Embedding,
         now: datetime, kinds: frozenset[Kind], model: str | None,
-        brought: Mapping[str, int],
+        brought: Mapping[str, int], prepared: Callable[[MemCube], MemCube] = lambda cube: cube,
     ) -> None:  # fmt: skip
         self.entries: dict[str, Entry] = {}
         self.counts: Counter[str] = Counter()
@@ -71,6 +71,7 @@ class Intake:
         self._now = now
         self._kinds = kinds
         self._model = model
+        self._prepared = prepared  # a memory as the store's rules have it
         self._brought = brought  # versions that came from there before, by id
         self._deferred: list[tuple[File, Path, list[int]]] = []
         self._later: set[str] = set()
@@ -227,7 +228,7 @@ class Intake:
             entry = self.entries[cube.id]
             if not entry.lands:
                 continue
-            new = admission.taken_in(cube, entry.id, self._terms, self._name_here(cube))
+            new = self._prepared(admission.taken_in(cube, entry.id, self._terms, self._name_here(cube)))
             if entry.base and (self._terms.publisher or self._terms.owner not in (None, cube.access.owner)):
                 new = admission.with_access_of(new, self._found[cube.id].cube)
             if isinstance(new.payload, KVCache) and len(new.lineage) < len(cube.lineage):
@@ -247,7 +248,7 @@ class Intake:
 
     def _embed(self, cubes: Sequence[MemCube], vectors: list[Vector | None]) -> None:
         """Fill in the vectors that are missing; those of a load that was killed are found again."""
-        missing = [i for i, c in enumerate(cubes) if vectors[i] is None and c.text]
+        missing = [i for i, c in enumerate(cubes) if vectors[i] is None and c.text and lifecycle.is_searched(c)]
         for start in range(0, len(missing), _BATCH):
             some = missing[start : start + _BATCH]
             texts = [spoken(cubes[i].origin.speaker, cubes[i].text) for i in some]

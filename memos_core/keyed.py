@@ -36,7 +36,7 @@ class Change:
     @property
     def says_new(self) -> bool:
         """Whether there are words in it that are not embedded yet."""
-        return self.new.text != "" and (self.old is None or self.old.text != self.new.text)
+        return self.new.text != "" and (self.old is None or lifecycle.needs_vector(self.old, self.new))
 
 
 def ids(names: Iterable[Name], who: str) -> list[str]:

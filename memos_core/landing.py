@@ -118,6 +118,8 @@ class Landing:
                 else:
                     table.add(reader)
             self._vault.db.committed(name, len(cargo.written))
+            if (inside := self._vault.db.transactions.inside) is not None:
+                inside.touched.update(w.id for w in cargo.written)
             self._finish(cargo)
         finally:
             self._landing = False

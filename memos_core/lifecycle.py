@@ -85,6 +85,16 @@ def has_expired(cube: MemCube, now: datetime) -> bool:
     return cube.state is State.EXPIRED or ((end := cube.lifespan.ends_at) is not None and end <= now)
 
 
+def is_searched(cube: MemCube) -> bool:
+    """Whether it is found by what it says: then indexes hold its words and its vector."""
+    return cube.state in SEARCHED
+
+
+def needs_vector(old: MemCube, new: MemCube) -> bool:
+    """Whether a memory is found by other words than before: an archived one has no vector, and gets one when it comes back."""
+    return is_searched(new) and new.text != "" and (not is_searched(old) or old.text != new.text)
+
+
 def provenance(sources: Iterable[MemCube]) -> tuple[str, ...]:
     """Of what is made from memories: theirs, each once."""
     return tuple(dict.fromkeys(id for cube in sources for id in cube.provenance))

@@ -141,6 +141,7 @@ class Loader:
 
     def _attempt(self, brought: _Brought, landed: Landed) -> LoadReport | None:
         """Make all ready and land it; None if what is here changed meanwhile."""
+        rules = self._vault.rules.all()
         order, found = brought.order, brought.dump
         intake, by_file = self._read(brought)
         special = {e.id: intake.special[id] for id, e in intake.entries.items() if id in intake.special and e.lands}
@@ -148,7 +149,7 @@ class Loader:
         queued, refused = self._adapters(order, intake)
         with self._vault.writing():
             landing = {e.id: e for e in intake.entries.values() if e.lands}
-            if intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
+            if self._vault.rules.all() is not rules or intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
                 return None
             held, size = sum(self._blobs.sizes().values()), sum(p.stat().st_size for p in blobs.values())
             if held + size > self._vault.db.policy.kv_disk_bytes:
@@ -156,6 +157,7 @@ class Loader:
                     f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._vault.db.policy.kv_disk_bytes:,})"
                 )
             readers = _readers(intake, landing)
+            self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
             written = [
                 Written(
                     e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
@@ -190,7 +192,7 @@ class Loader:
         publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
             brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
-            self._embedding, self._clock(), order.kinds, order.model, order.brought,
+            self._embedding, self._clock(), order.kinds, order.model, order.brought, self._vault.keeping(),
         )  # fmt: skip
         by_file = {}
         for file in (f for f in brought.wanted if f.path.startswith("memories/")):

@@ -184,7 +184,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
-            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
             schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
@@ -435,7 +435,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         wanted = {"actor": by, "subject": subject, "verb": verb}
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
         who, most = self._who(actor), checked_number(limit, "limit")
-        return self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        events = self._whole(lambda: self._inquiry.log(who, wanted, window, most))
+        return [self._sensitivity.told(who, e) for e in events] if self._sensitivity else events
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""

@@ -13,9 +13,10 @@ from datetime import datetime
 from os import PathLike
 
 from . import filters, governance, parcel, signing
-from .dumping import Dumper, DumpReport, Redact, Selection
+from .dumping import Dumper, DumpReport, Selection
 from .embedding import Embedding, unit
 from .errors import AccessDenied, DumpRefused, IllegalTransition
+from .leaving import Leaving
 from .loading import Landed, Loader, LoadReport
 from .parcel import Parcel, Publication
 from .places import Place
@@ -80,7 +81,7 @@ class MemStore:
         target: Place,
         terms: Publication,
         key: str | PathLike[str],
-        redact: Redact | None,
+        redact: Leaving | None,
         progress: Callable[[int, int], None],
     ) -> DumpReport:
         """Publish memories that the actor owns; the version is one more than what is there.

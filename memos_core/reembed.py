@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 
-from . import filters
+from . import filters, lifecycle
 from .embedding import Embedding, spoken
 from .errors import NotAStore, StoreUnavailable
 from .manifest import Manifest
@@ -94,9 +94,10 @@ def _outdated(vault: Vault, name: str) -> tuple[list[str], list[str]]:
 
 def _embed(vault: Vault, embedding: Embedding, name: str, dimension: int, ids: Sequence[str], turn: Turn) -> None:
     cubes = [row.cube for row in vault.rows(filters.one_of("id", ids))]
-    texts = [spoken(c.origin.speaker, c.text) for c in cubes if c.text]
+    wanted = [bool(c.text) and lifecycle.is_searched(c) for c in cubes]
+    texts = [spoken(c.origin.speaker, c.text) for c, want in zip(cubes, wanted, strict=True) if want]
     vectors = iter(embedding.many(texts))
     with vault.writing():  # by turns too: whoever lost both cannot write any more
         turn.require()
         vault.drop_rows(name, [c.id for c in cubes])
-        vault.fill(name, dimension, cubes, [next(vectors) if c.text else None for c in cubes])
+        vault.fill(name, dimension, cubes, [next(vectors) if want else None for want in wanted])

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import grants
 from .errors import InvalidArgument, MissingPackage
-from .types import MemCube, Text
+from .types import Event, MemCube, Text
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+'-]+@(?:[\w-]+\.)+[^\W\d_]{2,}", re.UNICODE)
 _CARD = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
@@ -63,6 +63,12 @@ class Sensitivity:
     def shown(self, who: str, cube: MemCube) -> MemCube:
         """A memory as an actor is given it."""
         return cube if self.is_raw(who, cube) else self.redacted(cube)
+
+    def told(self, who: str, event: Event) -> Event:
+        """An event as an actor is told of it: its details are whose act it was."""
+        if not event.detail or who == event.actor or grants.holds(self.raw, who):
+            return event
+        return replace(event, detail=redacted(event.detail, self.detect(event.detail)))
 
     def redacted(self, cube: MemCube) -> MemCube:
         """A memory without what was found in it."""

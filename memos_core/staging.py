@@ -54,6 +54,23 @@ def staging(site: Site, name: str, seconds: float, now: datetime) -> Iterator[Pa
         turn.release()
 
 
+@contextmanager
+def emptied(site: Site, seconds: float) -> Iterator[None]:
+    """Until the end of the block nobody loads, and nothing that killed loads and dumps left lies there. An archive that is being packed
+    fails, and is to be dumped again."""
+    turn = site.turn("load")
+    try:
+        turn.acquire(seconds)
+    except TimeoutError:
+        raise StoreUnavailable(f"{site.path}: another process has been loading for {seconds} s") from None
+    try:
+        for name in ("loading", "dumping"):
+            shutil.rmtree(scratch(site) / name, ignore_errors=True)
+        yield
+    finally:
+        turn.release()
+
+
 def _sweep(above: Path, now: datetime) -> None:
     for folder in above.glob("*"):
         if folder.is_dir() and datetime.fromtimestamp(folder.stat().st_mtime, now.tzinfo) < now - _KEPT:

@@ -1,6 +1,7 @@
 """Cubes as rows of Arrow tables, and back: the schemas of the store's tables. Knows Arrow; opens nothing.
 
-A cube is read from its record, which carries a checksum; the other columns are there to filter, sort and index by.
+A cube is read from its record, which carries a checksum; the other columns are there to filter, sort and index by. What is not searched
+is at rest: it has no vector, and its words stand in its record, where no index of words sees them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from . import codec, filters
+from . import codec, filters, lifecycle
 from .errors import Damaged
 from .governance import readers_of
 from .types import Access, MemCube
@@ -127,10 +128,19 @@ def vector_sum(vector: Vector | None) -> int | None:
 
 
 def _columns(
-    cubes: Sequence[MemCube], records: Sequence[str], seq: int, vectors: Sequence[Vector | None]
+    cubes: Sequence[MemCube],
+    records: Sequence[str],
+    seq: int,
+    vectors: Sequence[Vector | None],
+    *,
+    resting: bool = True,
 ) -> dict[str, list[Any]]:
     """The columns of cubes, each whole: as quick for one as row by row, and twice as quick for thousands."""
     origins, texts = [c.origin for c in cubes], [c.text or None for c in cubes]
+    if resting:
+        rest = [t is not None and not lifecycle.is_searched(c) for c, t in zip(cubes, texts, strict=True)]
+        records = [codec.at_rest(r, t or "") if s else r for r, t, s in zip(records, texts, rest, strict=True)]
+        texts = [None if s else t for t, s in zip(texts, rest, strict=True)]
     return {
         "id": [c.id for c in cubes], "version": [c.version for c in cubes], "readers": [_readers(c.access) for c in cubes],
         "updated_at": [c.updated_at for c in cubes], "text": texts, "record": list(records),
@@ -167,7 +177,7 @@ def place(cube: MemCube, distance: int = 0) -> str | None:
 
 def past(cubes: Sequence[MemCube]) -> pa.Table:
     """Rows for history."""
-    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes))
+    columns = _columns(cubes, [codec.encode(c) for c in cubes], 0, [None] * len(cubes), resting=False)
     return pa.table({n: columns[n] for n in PAST.names}, schema=PAST)
 
 
@@ -213,6 +223,7 @@ def _checked(found: pa.Table, dimension: int, path: str) -> tuple[dict[str, list
             raise Damaged(
                 f"{path}: a vector does not match its checksum; `memosctl reembed` makes it anew: {record[:80]!r}"
             )
+        columns["record"][i], columns["text"][i] = codec.awake(record, text)
     return columns, vectors
 
 
@@ -224,7 +235,7 @@ def encoded(
     records: Sequence[str | None] | None = None,
 ) -> pa.Table:
     """Rows for a cubes table. records: of those of which the record is known."""
-    known = records or [None] * len(cubes)
+    known, vectors = records or [None] * len(cubes), kept_vectors(cubes, vectors)
     columns = _columns(cubes, [r or codec.encode(c) for c, r in zip(cubes, known, strict=True)], seq, vectors)
     arrays = [
         pa.ExtensionArray.from_storage(pa.json_(), pa.array(columns[f.name], pa.string()))
@@ -233,6 +244,11 @@ def encoded(
     return pa.table([*arrays, _vector_array(vectors, dimension)], names=[*columns, "vector"]).cast(
         cubes_schema(dimension)
     )
+
+
+def kept_vectors(cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> list[Vector | None]:
+    """The vectors that are stored of these: what is not searched has none."""
+    return [v if lifecycle.is_searched(c) else None for c, v in zip(cubes, vectors, strict=True)]
 
 
 def _vector_array(vectors: Sequence[Vector | None], dimension: int) -> pa.Array:

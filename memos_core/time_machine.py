@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from . import filters, governance, timeline
+from . import filters, governance, lifecycle, timeline
 from .embedding import Embedding, spoken
 from .errors import InvalidArgument, NotFound
 from .tables import Row, Vector
@@ -232,4 +232,6 @@ def _said(cube: MemCube) -> str:
 
 def _says_other(old: MemCube, new: MemCube) -> bool:
     """Whether another vector is needed."""
-    return bool(new.text) and (not old.text or _said(old) != _said(new))
+    if not lifecycle.is_searched(new) or not new.text:
+        return False
+    return not old.text or not lifecycle.is_searched(old) or _said(old) != _said(new)

@@ -107,8 +107,11 @@ class Trust:
 
     def purge(self) -> None:
         """Write the store's files anew, so that none holds a word of what was deleted: data, indexes, old versions, what killed
-        processes left. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump of the store is not
-        reached: a receipt's `handed_out` names the dumps."""
+        processes left, unfinished loads and dumps. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump
+        of the store is not reached (a receipt's `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+
+        Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
+        """
         self._writer.forgetting.purge()
 
     def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:

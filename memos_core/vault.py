@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 from lancedb.query import ColumnOrdering, MatchQuery
 
-from . import filters
+from . import filters, lifecycle
 from .codec import Outline
 from .database import Database
 from .errors import Conflict
@@ -32,7 +32,7 @@ from .manifest import Manifest
 from .retention import RULE, retained
 from .rules import Rules
 from .sites import Site
-from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, outlines, past
+from .tables import RANKED, USAGE, Candidate, Row, Vector, candidates, decoded, encoded, kept_vectors, outlines, past
 from .types import Event, MemCube, Policy, Usage
 
 GRANT = "grant:"  # under this, a rule for each grant of several conditions that is in use
@@ -64,6 +64,8 @@ class Vault:
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
+        self.embed: Callable[[Sequence[MemCube]], Sequence[Vector]] = _unasked
+        """The vectors of memories that come back into search."""
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
         self.db.transactions.witness = self._witness
@@ -222,7 +224,8 @@ class Vault:
         no text keeps no vector."""
         if not new:
             return
-        new, known = [self.tagged(self.retained(c)) for c in new], [c for c in old if c is not None]
+        keep = self.keeping()
+        new, known = [keep(c) for c in new], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:
@@ -245,12 +248,18 @@ class Vault:
     ) -> list[Vector | None]:
         """The vectors, with the stored ones where none is given. Raises Conflict if one is no longer the version it was."""
         kept = self._still(known, need_vectors=any(v is None for v in vectors)) if known else {}
-        return [
+        filled = [
             kept[c.id].vector if v is None and c.text and c.id in kept else v for c, v in zip(new, vectors, strict=True)
         ]
+        lacking = [
+            i for i, c in enumerate(new) if filled[i] is None and c.text and c.id in kept and lifecycle.is_searched(c)
+        ]
+        for i, vector in zip(lacking, self.embed([new[i] for i in lacking]) if lacking else (), strict=True):
+            filled[i] = vector
+        return kept_vectors(new, filled)
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
-        self._use({one for cube in new for one in readers_of(cube.access) if one.startswith(JOINED)})
+        self.use_grants(one for cube in new for one in readers_of(cube.access))
         before = self.revision()
         seq = before[1] + 1
         with self.db.guarded("cubes"):
@@ -269,8 +278,14 @@ class Vault:
         rules = self.rules.under(RULE)
         return retained(cube, rules) if rules else cube
 
-    def _use(self, joined: set[str]) -> None:
+    def keeping(self) -> Callable[[MemCube], MemCube]:
+        """What makes of a memory what is stored of it, by the rules as they are now."""
+        rules = self.rules.under(RULE)
+        return lambda cube: self.tagged(retained(cube, rules) if rules else cube)
+
+    def use_grants(self, readers: Iterable[str]) -> None:
         """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""
+        joined = {one for one in readers if one.startswith(JOINED)}
         if joined and (new := joined - self.rules.under(GRANT).keys()):
             self.rules.put({GRANT + one: True for one in new})
 
@@ -433,6 +448,10 @@ class Vault:
         after = self.revision()
         if after == (before[0], before[1] + 1):
             self.listener(Change(before, after, written, removed))
+
+
+def _unasked(cubes: Sequence[MemCube]) -> Sequence[Vector]:
+    raise AssertionError(f"nobody said how to embed {[c.id for c in cubes]}")
 
 
 def _batches(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:

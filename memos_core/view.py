@@ -82,9 +82,14 @@ class View:
         with self._vault.db.guarded(name):
             found = table.take_row_ids(list(rows)).select(columns).to_arrow()
         parts = (found[n].to_pylist() for n in ("record", "text", "checksum"))
+        said = list[tuple[str, str | None]]()
         for record, text, sum in zip(*parts, strict=True):
             if codec.checksum(record, text) != sum:
                 raise Damaged(f"{self._vault.path}: a record does not match its checksum: {record[:80]!r}")
+            said.append(codec.awake(record, text))
+        for at, name in enumerate(("record", "text")):
+            place = found.schema.get_field_index(name)
+            found = found.set_column(place, found.schema.field(name), pa.array([s[at] for s in said], pa.string()))
         return found.sort_by([("id", "ascending"), ("version", "ascending")])
 
 

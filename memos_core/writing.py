@@ -48,6 +48,7 @@ class Writer:
         """Called with the ids of all that is about to be removed, and with those of it that are held in other forms than text."""
         self.shows: Callable[[str, Sequence[MemCube]], bool] = lambda who, cubes: True
         """Whether an actor is given memories as they are, also where words cannot be left out."""
+        vault.embed = lambda cubes: embedding.many([spoken(c.origin.speaker, c.text) for c in cubes])
         self.forgetting = Forgetting(
             vault, blobs, lambda ids, forms: self.removing(ids, forms), lambda ids: self.forget(ids)
         )
@@ -181,7 +182,7 @@ class Writer:
             if new is old:
                 return old
             vector: Vector | None = None
-            if new.text != old.text:
+            if lifecycle.needs_vector(old, new):
                 [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
             try:
                 with self._vault.writing():

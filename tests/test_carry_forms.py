@@ -239,3 +239,27 @@ def test_a_record_that_lies_about_its_tensors_is_refused(
     lie = with_record(first, lambda r: r["payload"].update(change))
     with pytest.raises(DumpRefused, match=reason):
         open_store(path=tmp_path / "other").load(put(lie, tmp_path / "lie"))
+
+
+def test_the_id_of_what_was_said_stays_in_every_form_and_over_a_dump_to_somebody_else(
+    memory: MemOS, open_store: Opener, tmp_path: Path
+) -> None:
+    cubes = told(memory)
+    said = tuple(c.id for c in cubes)
+    [kept] = memory.convert(said, Kind.ACTIVATION)
+    [learnt] = memory.convert(said, Kind.PARAMETRIC)
+    for cube in (kept, learnt, memory.get(kept.id), memory.get(learnt.id)):
+        assert sorted(cube.provenance) == sorted(said)
+    for id in said:
+        assert {c.id for c in memory.follow(id)} == {id, kept.id, learnt.id}
+    memory.dump(tmp_path / "dump")
+    for number, actor in enumerate(("ann", "bob")):
+        other = open_store(path=tmp_path / actor, model=random_model(), actor=actor)
+        assert other.load(tmp_path / "dump").added == 5
+        forms = {c.kind: c for c in (r.cube for r in other._vault.rows("kind != 'plaintext'"))}
+        texts = [r.cube for r in other._vault.rows("kind = 'plaintext'")]
+        assert sorted(c.provenance[0] for c in texts) == sorted(said)
+        assert {c.id for c in texts}.isdisjoint(said) == bool(number)  # another's are kept under ids of their own
+        for kind in (Kind.ACTIVATION, Kind.PARAMETRIC):
+            assert sorted(forms[kind].provenance) == sorted(said)
+            assert {c.id for c in other.follow(texts[0].id)} >= {forms[kind].id}

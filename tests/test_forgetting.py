@@ -303,8 +303,8 @@ def die_forgetting(filled: Path, folder: Path, kills: int, seed: int) -> None:
 
 
 @pytest.mark.timeout(200)
-def test_five_kills_in_a_bulk_deletion_leave_all_or_nothing(filled: Path, tmp_path: Path) -> None:
-    die_forgetting(filled, tmp_path, 5, seed=1)
+def test_two_kills_in_a_bulk_deletion_leave_all_or_nothing(filled: Path, tmp_path: Path) -> None:
+    die_forgetting(filled, tmp_path, 2, seed=1)
 
 
 @pytest.mark.slow

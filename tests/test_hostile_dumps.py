@@ -357,6 +357,10 @@ RECORDS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "tensors that are not there": (
         lambda r: r.update(kind="activation", payload={"is": "steering", "blob": "a" * 64, "model": "m", "layer": 1, "bytes": 9}), "not in it",
     ),
+    "what it came from is a word": (lambda r: r["origin"].update(provenance="abc"), "provenance"),
+    "what it came from is no id": (lambda r: r["origin"].update(provenance=["../x"]), "provenance"),
+    "limits that are no grants": (lambda r: r.update(access={"owner": "ann", "within": [3]}), "within|strings"),
+    "an end without a zone": (lambda r: r.update(lifespan={"kept_until": "2026-01-01T00:00:00"}), "lifespan"),
     "a life of less than nothing": (lambda r: r.update(lifespan={"ttl": -5}), "lifespan"),
     "a life that is none": (lambda r: r.update(lifespan={"ttl": "long"}), "none"),
 }  # fmt: skip
@@ -368,7 +372,7 @@ def test_a_record_that_no_verb_would_have_made_is_refused(lie: str, good: Files,
     refused(target, put(with_record(good, change), tmp_path / "dump"), reason)
 
 
-@pytest.mark.parametrize("record", ["", "null", "[]", "[" * 100_000, '"x"', "{}", '{"id": 1}'])
+@pytest.mark.parametrize("record", ["", "null", "[]", "[" * 100_000, '"x"', "{}", '{"id": 1}', '"x"\n{}'])
 def test_a_record_that_is_no_record_is_refused(record: str, good: Files, target: MemOS, tmp_path: Path) -> None:
     columns = rows(good).to_pydict()
     columns["record"][0] = record

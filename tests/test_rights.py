@@ -351,7 +351,7 @@ def refused(act: Callable[[], object], id: str) -> str:
 
 
 TestRights = Company.TestCase
-TestRights.settings = settings(settings.get_profile("tests"), max_examples=8, stateful_step_count=40)
+TestRights.settings = settings(settings.get_profile("tests"), max_examples=3, stateful_step_count=30)
 
 
 class TestRightsInTenThousandActs(Company.TestCase):

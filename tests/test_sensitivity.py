@@ -119,3 +119,80 @@ def test_without_one_nothing_is_looked_for_and_a_wrong_one_is_refused(
     assert later.get(cube.id, actor="bob").text == "tea costs [number]"  # also what was stored before
     with pytest.raises(InvalidArgument, match="sensitivity"):
         open_store(sensitivity=digits)
+
+
+# --- leaving the store -----------------------------------------------------------------------------------------------------
+
+
+def carried(folder: Path) -> bytes:
+    return b"".join(f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file())
+
+
+def test_a_dump_holds_of_others_what_its_maker_is_given(guarded: MemOS, tmp_path: Path) -> None:
+    [cube] = guarded.add("tea costs 4242 here", attributes={"n": ["is 777 too"]}, access=Access("ann", EVERYBODY))
+    guarded.update(cube.id, "tea costs 4343 here")
+    [mine] = guarded.add("my 999", actor="bob", access=Access("bob", EVERYBODY))
+    keep_tensors(guarded, guarded.get(cube.id), b"4242 as tensors")
+    done = guarded.dump(tmp_path / "bob", actor="bob")
+    assert (done.memories, done.left_out) == (2, {"other_forms_redacted": 1})
+    said = carried(tmp_path / "bob")
+    assert not any(secret in said for secret in (b"4242", b"4343", b"777"))
+    assert b"999" in said
+    texts = ["plaintext"]
+    guarded.dump(tmp_path / "ann", filter={"n": {"$ne": 0}}, kinds=texts)
+    with guarded.acting(purpose="billing"):
+        guarded.dump(tmp_path / "clerk", actor="clerk", kinds=texts)
+    with MemOS(tmp_path / "there", embed=guarded._embedding.embedder, actor="bob") as there:
+        there.load(tmp_path / "bob")
+        assert {h.cube.text for h in there.search("tea", k=9)} == {"tea costs [number] here", "my 999"}
+        [loaded] = [h.cube for h in there.search("tea costs") if h.cube.text.startswith("tea")]
+        assert [c.text for c in there.history(loaded.id)] == ["tea costs [number] here"] * 2
+    assert b"4242" in carried(tmp_path / "clerk")
+    again = guarded.dump(tmp_path / "mine", actor="bob", ids=[mine.id])
+    assert again.left_out == {}
+    assert guarded.dump(tmp_path / "mine", actor="bob", ids=[mine.id]).reused  # nothing was left out: files are kept
+
+
+def test_a_callers_own_redaction_and_the_stores_meet(guarded: MemOS, tmp_path: Path) -> None:
+    guarded.add("tea costs 4242 here", access=Access("ann", EVERYBODY))
+    guarded.dump(tmp_path / "dump", actor="bob", redact=lambda text: text.replace("tea", "[drink]"))
+    assert b"[drink] costs [number] here" in carried(tmp_path / "dump")
+    text = "call 4242 and 7"
+    guarded.add(text)
+    guarded.dump(tmp_path / "hook", redact=lambda said: redacted(said, digits(said)))  # a detector as a hook
+    said = carried(tmp_path / "hook")
+    assert b"call [number] and [number]" in said
+    assert b"4242" not in said
+
+
+def test_what_is_published_is_raw_only_if_all_who_may_load_it_are_given_it_raw(
+    open_store: Callable[..., MemOS], tmp_path: Path
+) -> None:
+    pytest.importorskip("cryptography", reason="the extra is not installed")
+    from memos_core import new_key
+
+    memory = open_store(sensitivity=Sensitivity(digits, raw=frozenset({"clerk"})))
+    memory.add("tea costs 4242 here")
+    new_key(tmp_path / "key.pem")
+    for name, visibility, raw in (
+        ("all", [PUBLIC], False),
+        ("some", ["bob", "clerk"], False),
+        ("one", ["clerk"], True),
+    ):
+        memory.publish(tmp_path / "shelf", name, key=tmp_path / "key.pem", visibility=visibility)
+        assert (b"4242" in carried(tmp_path / "shelf" / name)) == raw
+
+
+def test_the_log_tells_others_of_an_act_without_what_was_found_in_its_details(guarded: MemOS) -> None:
+    [cube] = guarded.add("tea", access=Access("ann", EVERYBODY))
+    guarded._writer.tell("ann", "look", [cube], cube.created_at, detail="at 4242 of it")
+    details = {who: guarded.log(actor=who, verb="look")[0].detail for who in ("ann", "bob", "clerk")}
+    assert details == {"ann": "at 4242 of it", "bob": "at [number] of it", "clerk": "at [number] of it"}
+    with guarded.acting(purpose="billing"):
+        assert guarded.log(actor="clerk", verb="look")[0].detail == "at 4242 of it"
+
+
+def test_a_branch_leaves_out_what_its_store_leaves_out(guarded: MemOS) -> None:
+    [cube] = guarded.add("tea costs 42", access=Access("ann", EVERYBODY))
+    with guarded.branch("try") as trial:
+        assert trial.get(cube.id, actor="bob").text == "tea costs [number]"

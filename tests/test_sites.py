@@ -321,3 +321,54 @@ def test_an_empty_place_holds_no_store_and_one_with_other_things_is_left_alone(
         folder.parent.rmdir()
     open_here().add("tea")
     assert there.holds_store()
+
+
+# --- trust -------------------------------------------------------------------------------------------------------------------
+
+
+def test_memories_are_carried_out_and_in_and_archives_and_places_do_not_matter(
+    memory: MemOS,
+    place: dict[str, Any],
+    open_store: Callable[..., MemOS],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    targets = [str(tmp_path / "dump.zip")]
+    if "storage_options" in place:  # what lies in a bucket is reached by the usual variables
+        for name, value in (
+            ("AWS_ACCESS_KEY_ID", place["storage_options"]["access_key_id"]),
+            ("AWS_SECRET_ACCESS_KEY", place["storage_options"]["secret_access_key"]),
+            ("AWS_ENDPOINT_URL", place["storage_options"]["endpoint"]),
+        ):
+            monkeypatch.setenv(name, value)
+        targets.append(place["path"] + "-dump")
+    first, second = memory.add(["tea with lemon", "tea with milk"])
+    memory.update(first.id, "tea with honey")
+    memory.archive(second.id)
+    there = open_store(**{**place, "path": place["path"] + "2"})
+    for number, target in enumerate(targets):
+        assert memory.dump(target).memories == 2
+        assert there.load(target).added == (2 if number == 0 else 0)
+    assert [h.cube.text for h in there.search("tea")] == ["tea with honey"]
+    assert [c.text for c in there.history(first.id)] == ["tea with lemon", "tea with honey"]
+    assert there.archived()[0].text == "tea with milk"
+    assert there.verify().sound
+
+
+def test_the_log_is_verified_and_what_was_taken_from_it_is_named(
+    memory: MemOS, open_here: Callable[..., MemOS]
+) -> None:
+    memory.add("tea")
+    kept = memory.verify().head
+    other = open_here()
+    other.add("cake")
+    memory.add("bread")
+    for store in (memory, other):
+        assert store.verify(kept).sound
+        assert store.verify().events == 3
+    memory._vault.db.table("events").delete("number = 2")
+    assert other.verify().faults == ("event 2 is missing",)
+    memory._vault.db.table("events").delete("number = 3")
+    assert other.verify().faults == ("events 2 to 3 are missing",)
+    memory._vault.db.site.files.remove(["audit/head"])
+    assert "head" in other.verify().faults[-1]

@@ -116,12 +116,27 @@ def told(trigger: str, state: State, before: State | None) -> State | str | None
     return {"same": state, "before": before}.get(str(transition.to), transition.to)
 
 
-@settings(max_examples=25)
-@given(st.lists(st.sampled_from([*TRIGGERS, "archive", "freeze", "unfreeze", "add again"]), min_size=4, max_size=10))
+SOME = st.lists(st.sampled_from([*TRIGGERS, "archive", "freeze", "unfreeze", "add again"]), min_size=4, max_size=10)
+
+
+@settings(max_examples=8)
+@given(SOME)
 def test_whatever_is_done_in_whatever_order_states_move_as_the_table_says(
     tmp_path_factory: pytest.TempPathFactory, triggers: list[str]
 ) -> None:
-    one = One(str(tmp_path_factory.mktemp("one") / "store"))
+    assert_moves_as_the_table_says(One(str(tmp_path_factory.mktemp("one") / "store")), triggers)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, derandomize=False)
+@given(SOME)
+def test_two_hundred_lives_move_as_the_table_says(
+    tmp_path_factory: pytest.TempPathFactory, triggers: list[str]
+) -> None:
+    assert_moves_as_the_table_says(One(str(tmp_path_factory.mktemp("one") / "store")), triggers)
+
+
+def assert_moves_as_the_table_says(one: One, triggers: list[str]) -> None:
     before: State | None = None
     with one.memory:
         for trigger in triggers:

@@ -239,6 +239,47 @@ def test_one_may_open_the_store_and_read_while_it_lasts(memory: MemOS, open_stor
     assert texts(late) == ["black tea", "green tea"]
 
 
+def lacks_links(memory: MemOS) -> None:
+    memory._vault.db.table("events").drop_columns(["link"])
+    (Path(memory.path) / "audit" / "head").unlink()
+
+
+def lacks_rules(memory: MemOS) -> None:
+    memory._vault.db.drop("rules")
+
+
+def lacks_head(memory: MemOS) -> None:
+    (Path(memory.path) / "audit" / "head").unlink()
+
+
+def has_begun_a_deletion(memory: MemOS) -> None:
+    memory._vault.rules.put({"deleting": "x"})
+
+
+def has_not_told(memory: MemOS) -> None:
+    memory._vault.db.table("events").delete("true")
+
+
+@pytest.mark.parametrize("state", [lacks_links, lacks_rules, lacks_head, has_begun_a_deletion, has_not_told])
+def test_opening_and_reading_wait_for_no_writer_whatever_there_is_to_mend(
+    state: Callable[[MemOS], None], memory: MemOS, open_store: Callable[..., MemOS]
+) -> None:
+    [green] = memory.add("green tea")
+    state(memory)
+    with memory._vault.db.writing():
+        late = elsewhere(open_store)
+        assert elsewhere(lambda: texts(late)) == ["green tea"]
+        assert elsewhere(lambda: late.get(green.id).text) == "green tea"
+        assert elsewhere(lambda: late.stats().memories) == 1
+        assert elsewhere(late.log) is not None
+    late.add("black tea")  # what was put off is done first
+    assert texts(late) == texts(memory) == ["black tea", "green tea"]
+    assert "link" in late._vault.db.table("events").schema.names
+    assert late._vault.db.has("rules")
+    assert "deleting" not in late._vault.rules.all()
+    assert late.log(verb="add", limit=5)[-1].subject == green.id
+
+
 def test_compaction_leaves_the_versions_of_the_beginning(open_store: Callable[..., MemOS]) -> None:
     policy = Policy(compact_every=4, keep_versions=timedelta(seconds=1))
     memory, other = open_store(policy=policy), open_store(policy=policy)
