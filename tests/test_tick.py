@@ -309,6 +309,30 @@ def test_a_clock_that_was_wrong_once_is_set_right_by_a_policy_that_lets_it(
     assert memory.tick().moves == ()
 
 
+def test_a_tick_that_is_interrupted_in_a_build_gives_it_back_and_the_next_one_makes_it(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    with open_slow() as before:
+        told(before)
+        ask(before, clock)
+    model = random_model()  # on whose shelf there is nothing: the build must run it
+    assert model.token_bytes  # which is found by running it, once
+    memory = open_slow(model=model)
+
+    def interrupt(module: Any, args: Any) -> None:
+        assert memory._scheduler.leases.under_way()
+        raise KeyboardInterrupt
+
+    hook = model.network.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        memory.tick()
+    hook.remove()
+    assert memory._scheduler.leases.under_way() == []
+    assert kept(memory) == []
+    assert done(memory.tick().moves)[0] == "build activation"
+    assert len(kept(memory)) == 1
+
+
 def test_a_budget_smaller_than_a_block_is_refused_before_anything_moves(
     open_slow: Callable[..., MemOS], clock: Clock
 ) -> None:
