@@ -117,13 +117,13 @@ def told_by(path: Path) -> list[dict[str, Any]]:
 
 
 def flip_one(busy: Path, path: Path, data: Any) -> None:
-    shutil.copytree(busy, path)
-    files = [f for f in (path / "events.lance").rglob("*") if f.is_file()]
-    file = data.draw(st.sampled_from(sorted([*files, path / "audit" / "head"])))
+    files = [f for f in (busy / "events.lance").rglob("*") if f.is_file()]
+    file = data.draw(st.sampled_from(sorted([*files, busy / "audit" / "head"])))
     raw = bytearray(file.read_bytes())
-    at = data.draw(st.integers(0, len(raw) - 1))
-    raw[at] ^= data.draw(st.integers(1, 255))
-    file.write_bytes(raw)
+    at, other = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(1, 255))
+    raw[at] ^= other
+    shutil.copytree(busy, path)
+    (path / file.relative_to(busy)).write_bytes(raw)
 
 
 def assert_found(path: Path, whole: list[dict[str, Any]]) -> None:
