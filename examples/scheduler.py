@@ -5,7 +5,7 @@ import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from memos_core import LocalModel, MemOS, Policy, Rates
+from memos_core import LocalModel, MemOS, Policy, Rates, SchedulePolicy
 
 TINY = Path(__file__).parent.parent / "tests" / "tiny_lm"
 FACTS = {
@@ -19,9 +19,10 @@ now = datetime(2026, 1, 5, 9, 0, tzinfo=UTC)  # hours pass here in seconds
 def main(model: str = str(TINY)) -> None:
     global now
     rates = Rates(prefill=2_000, disk=1e9)  # of a larger model: given, so that this says the same on every machine
+    policy, schedule = Policy(kv_disk_bytes=600_000), SchedulePolicy(archive_after=timedelta(days=90))
     with (
         tempfile.TemporaryDirectory() as folder,
-        MemOS(folder, model=LocalModel(model), policy=Policy(kv_disk_bytes=600_000), rates=rates, clock=lambda: now) as memory,
+        MemOS(folder, model=LocalModel(model), policy=policy, schedule=schedule, rates=rates, clock=lambda: now) as memory,
     ):  # fmt: skip
         for place, facts in FACTS.items():
             for fact in facts:

@@ -105,7 +105,7 @@ class AdapterTier:
                 raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, and only text can be distilled")
         text, _ = brief.passage(sources)
         draft = self._draft(who, sources, model, f"lora:{_digest(model.fingerprint, how.recipe, how.plan, text)}")
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         try:
             with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
@@ -148,7 +148,7 @@ class AdapterTier:
         lora = fusion.cat(parts) if method == "cat" else fusion.roughly(model, parts, method)  # type: ignore[arg-type]
         unsourced = [c for c in cubes if not c.lineage]
         draft = self._draft(who, [*sources, *unsourced], model, f"{method}:{_digest(lora.digest)}")
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
@@ -181,7 +181,7 @@ class AdapterTier:
             origin=Origin(SourceKind.IMPORT, stored_at=now, source=base or None, model=model.name), access=Access(who),
             created_at=now, updated_at=now,
         )  # fmt: skip
-        if (known := self._there(draft.id)) is not None:
+        if (known := self.there(draft.id)) is not None:
             return known
         questions = () if lesson is None else how.questions(lesson)
         return self._keep(who, draft, [], Learned(lora, "adopted", "made elsewhere", scores, questions))
@@ -299,7 +299,7 @@ class AdapterTier:
         event, and no longer wanted."""
         made = []
         for wanted in [r for r in self.rebuilds.wanted() if r.model == model.fingerprint][:most]:
-            if self._there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
+            if self.there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
                 self.rebuilds.done(wanted)
                 continue
             try:
@@ -379,7 +379,8 @@ class AdapterTier:
             self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}: {_verdict(learned)}")
         return cube
 
-    def _there(self, id: str) -> MemCube | None:
+    def there(self, id: str) -> MemCube | None:
+        """An adapter that is there and whole, as far as its blob's presence says."""
         for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
             payload = row.cube.payload
             if isinstance(payload, Adapter) and self._blobs.has(payload.blob):

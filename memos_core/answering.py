@@ -76,6 +76,7 @@ class Answering:
         self.guard = Guard()
         self.tally = Tally()
         self._conversations: OrderedDict[tuple[str, Namespace, str], _Conversation] = OrderedDict()
+        self._under_way: list[set[str]] = []  # what was forgotten since each request began
         self._lock = threading.Lock()
 
     @lasting
@@ -87,7 +88,25 @@ class Answering:
         decoding: Mapping[str, Any],
     ) -> Generator[str, None, tuple[Brief, Generation]]:
         """The answer in pieces; the generator's value is the brief and what the model made. What steers the model where this is
-        called steers all of it."""
+        called steers all of it. What is forgotten meanwhile is forgotten again at the end, lest the answer has brought it back."""
+        gone = set[str]()
+        with self._lock:
+            self._under_way.append(gone)
+        try:
+            return (yield from self._stream(asked, messages, tools, decoding))
+        finally:
+            with self._lock:
+                self._under_way = [other for other in self._under_way if other is not gone]
+            if gone:
+                self.forget(sorted(gone))
+
+    def _stream(
+        self,
+        asked: Asked,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None,
+        decoding: Mapping[str, Any],
+    ) -> Generator[str, None, tuple[Brief, Generation]]:
         plain = one_system(messages)
         if not plain or plain[-1]["role"] == "system":
             raise InvalidArgument("messages: nobody asks anything in them")
@@ -121,6 +140,9 @@ class Answering:
     def forget(self, ids: Sequence[str]) -> None:
         """Drop what is held in memory that was made from these memories."""
         gone = set(ids)
+        with self._lock:
+            for since in self._under_way:
+                since |= gone
         self._model.shelf.forget(gone)
         self._model.snapshots.forget(gone)
         with self._lock:

@@ -74,9 +74,16 @@ class Carrier:
         cube = subject.cube or self._tiers.there(subject.id)  # it may have been built just now
         if cube is not None and isinstance(cube.payload, KVCache) and subject.scope is not None:
             parts = self._tiers.opener(model).parts(cube.payload.blob)
-            resident.put(model, (subject.who, *subject.scope), parts, [link.id for link in cube.lineage])
+            tenant, ids = (subject.who, *subject.scope), [id for part, _ in parts for id in part]
+            resident.put(model, tenant, parts, [link.id for link in cube.lineage])
+            if (
+                self._tiers.there(cube.id) is None
+            ):  # removed since it was read, by whoever: before it was put, nothing was to forget
+                resident.let_go(model, tenant, ids)
         elif cube is not None and isinstance(cube.payload, Adapter):
             self._adapters.learned(cube)  # read; the first use puts it beside the model
+            if self._adapters.there(cube.id) is None:  # likewise
+                self._adapters.forget([cube])
 
     def _let_go(self, move: Move, subject: Subject, model: LocalModel) -> None:
         cube = subject.cube

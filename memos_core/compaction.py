@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,15 @@ INDEXES: dict[str, dict[str, Any]] = {
 """Of each table, by column; that of the vectors comes once it pays."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """A table's version after it was compacted, when it first was so (monotonic seconds), and whether all older versions are dropped."""
+
+    version: int
+    since: float
+    done: bool
+
+
 class Compaction:
     """What `Database` inherits: it has the tables and the lock."""
 
@@ -48,6 +57,9 @@ class Compaction:
 
     def __init__(self) -> None:
         self._commits = self._rows = 0  # of this process, since the last compaction
+        self._settled: dict[str, _Settled] = {}
+        self.give_way: Callable[[], object] = lambda: None
+        """Called before each table that there is anything to do with: what need not wait goes first."""
 
     if TYPE_CHECKING:
 
@@ -147,7 +159,19 @@ class Compaction:
             table.create_index("vector", config=_VECTORS, name="vector_idx", replace=True)
 
     def _optimize(self, name: str) -> None:
+        """Compact a table, unless nobody has written to it since all was done: a look at it costs a hundredth of that."""
         keep = max(self.policy.keep_versions, _FAR) if self.site.is_shared else self.policy.keep_versions
+        before, version, now = self._settled.get(name), int(self.table(name).version), time.monotonic()
+        same = before is not None and before.version == version
+        if before is not None and same and (before.done or now - before.since < keep.total_seconds()):
+            return
+        self.give_way()
+        self._write_together(name, keep)
+        after = int(self.table(name).version)
+        since = before.since if before is not None and same and after == version else time.monotonic()
+        self._settled[name] = _Settled(after, since, done=same and after == version)
+
+    def _write_together(self, name: str, keep: timedelta) -> None:
         for attempt in range(_TRIES):
             try:
                 if self.policy.fsync:  # what takes the place of flushed files is flushed before these go

@@ -306,5 +306,4 @@ class Forms:
 
         if self._answering is None:
             self._answering = Answering(self._need_model(), self._tiers, self._adapters, self._writer.failed)
-            self._writer.forget = self._answering.forget
         return self._answering

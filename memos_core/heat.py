@@ -65,14 +65,21 @@ def read(scales: Scales, heat: Floats, at: float, now: float) -> tuple[Scales, F
     return new, before + 1
 
 
-def rate(scales: Scales, heat: Floats, at: Floats, now: float) -> Floats:
+def rate(scales: Scales, heat: Floats, at: Floats, now: float, within: float = 0.0) -> Floats:
     """Reads a second that are expected of each subject, from its counts [n, scales] as of `at` [n]: its share of all reads, as the scales
-    see it by their weights, times how often anything is read, by the scale on which that is most."""
+    see it by their weights, times how often anything is read, by the scale on which that is most. In the mean over the next `within`
+    seconds (0: just now), in which what each scale saw fades as its counts do: a burst is no promise for a day."""
     totals = np.maximum(faded(np.asarray(scales.totals), scales.at, now), 1e-12)
     often = float(
         (totals * math.log(2) / np.asarray(HALF_LIVES)).max()
     )  # a steady rate r adds up to r by the half-life over ln 2
-    return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) / totals * often), float)
+    return np.asarray(faded(heat, at, now) @ (np.asarray(scales.weights) * _lasting(within) / totals * often), float)
+
+
+def _lasting(within: float) -> Floats:
+    """What is left of a rate that fades with each half-life, in the mean over so many seconds [scales]."""
+    spans = within * math.log(2) / np.asarray(HALF_LIVES)
+    return -np.expm1(-spans) / spans if within > 0 else np.ones(len(HALF_LIVES))
 
 
 def prospect(heat: Floats, at: Floats, now: float) -> Floats:

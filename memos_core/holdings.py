@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -76,6 +76,16 @@ class Budgets:
     block: int = 0
     window: int = 32_768
 
+    @property
+    def by_place(self) -> tuple[int, ...]:
+        """Bytes for each `Place`."""
+        return (0, self.disk, self.host, self.device)
+
+    @property
+    def last_place(self) -> Place:
+        """The slowest place with room for anything, from where what goes is gone; NOWHERE without any."""
+        return min((p for p in Place if self.by_place[p] > 0), default=Place.NOWHERE)
+
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
@@ -90,9 +100,10 @@ class SchedulePolicy:
     """The numbers of the scheduler; the defaults suit a chat as well as an archive, since heat finds its own time scale.
 
     break_even: a form is made when what its lack has cost since it was last let go reaches this many times the cost of making it.
-    keep: what is held stays until its gain falls below this share of what a newcomer must have (hysteresis; 1 is none).
+    keep: what is held stays until its gain falls below this share of what a newcomer must have (hysteresis; 1 is none); in the last place,
+    from where what goes is gone, gains are told apart by whole steps of it.
     build_seconds: of building, loading and distilling for each minute; build_burst: seconds that can be saved up.
-    archive_after: without a read, a memory of neutral priority is archived. None never archives.
+    archive_after: without a read, a memory of neutral priority is archived, which a search does not find. None: never, unless it is said.
     prefetch_share: of a place's bytes, at most, for what is there only because it is expected.
     prefetch_within: how far ahead `Snapshot.expected` looks. prefetch_from: the chance of a read from which on something is loaded
     before it: at 0.7, less than a third of it in vain.
@@ -105,7 +116,7 @@ class SchedulePolicy:
     keep: float = 0.7
     build_seconds: float = 15.0
     build_burst: float = 60.0
-    archive_after: timedelta | None = timedelta(days=90)
+    archive_after: timedelta | None = None
     prefetch_share: float = 0.2
     prefetch_within: timedelta = timedelta(minutes=1)
     prefetch_from: float = 0.7
@@ -223,10 +234,16 @@ def _column(name: str, values: Any, shape: tuple[int, ...], kind: type) -> Colum
 def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
     """Raises InvalidArgument for a policy that contradicts itself, for budgets or rates with which nothing can be planned, and for a
     clock that is behind the last plan."""
+    _check_kinds(policy)
+    check_rates(s.rates)
     within = policy.prefetch_within.total_seconds()
     archive = math.inf if policy.archive_after is None else policy.archive_after.total_seconds()
     refusals = (
-        (0 < policy.keep <= 1, "keep", "above 1 what is held would be let go while a newcomer would be taken for it"),
+        (
+            0 < policy.keep <= 1,
+            "keep",
+            "a share is above 0, and above 1 what is held would be let go while a newcomer would be taken for it",
+        ),
         (policy.break_even > 0, "break_even", "what costs nothing to do without would be made at once"),
         (0 <= policy.build_seconds <= 60, "build_seconds", "a minute has 60 seconds"),
         (policy.build_burst >= 0, "build_burst", "seconds are needed"),
@@ -260,10 +277,35 @@ def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
             raise InvalidArgument(
                 f"Budgets.{name}: {budget:,} bytes hold no block of {s.budgets.block:,}: give it more, or 0 to hold nothing there"
             )
-    for name in ("prefill", "disk", "host", "device", "write"):
-        if not getattr(s.rates, name) > 0:
-            raise InvalidArgument(f"Rates.{name}: {getattr(s.rates, name)} is no rate")
     if s.planned_at is not None and now < s.planned_at - policy.clock_back.total_seconds():
         raise InvalidArgument(
-            f"now: {s.planned_at - now:,.0f} s before the last plan: the clock went back, and nothing is moved until it is set right"
+            f"now: {s.planned_at - now:,.0f} s before the last plan: the clock went back, and nothing is moved until it is set right; if it was "
+            "wrong then, one tick with a SchedulePolicy.clock_back as long as that takes the time of now"
         )
+
+
+def check_rates(rates: object) -> Rates:
+    """The rates, if there is anything that can be reckoned with them. Raises InvalidArgument."""
+    if not isinstance(rates, Rates):
+        raise InvalidArgument(f"rates: Rates are needed, not {type(rates).__name__}")
+    for part in fields(rates):
+        value = getattr(rates, part.name)
+        least = 0 if part.name in ("attention", "distil", "distil_start") else math.ulp(0.0)
+        if not _is_number(value) or not value >= least:
+            raise InvalidArgument(f"Rates.{part.name}: {value!r} is no rate")
+    return rates
+
+
+def _check_kinds(policy: SchedulePolicy) -> None:
+    """Raises InvalidArgument for a number that is none, and for a length of time that is a number: of what, it does not say."""
+    for part in fields(policy):
+        value = getattr(policy, part.name)
+        if isinstance(part.default, timedelta) or part.name == "archive_after":
+            if not isinstance(value, timedelta) and not (value is None and part.name == "archive_after"):
+                raise InvalidArgument(f"SchedulePolicy.{part.name}: a timedelta is needed, not {value!r}")
+        elif not _is_number(value):
+            raise InvalidArgument(f"SchedulePolicy.{part.name}: a number is needed, not {value!r}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

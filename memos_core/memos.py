@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -141,7 +141,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._actor = checked_actor(actor)
         self._embedding = Embedding(embed)
         self._policy = checked_policy(policy)
-        checked_schedule(schedule, clock())
+        checked_schedule(schedule, clock(), rates=rates)
         self._count_tokens = count_tokens
         self._clock = clock
         place = site(path, policy, storage_options)
@@ -180,6 +180,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             )
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
+        if model is not None:  # what ticks put beside it goes with its memories too, though nobody asks anything
+            self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
             type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
@@ -463,8 +465,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self.close()
 
     def _going_first(self) -> AbstractContextManager[None]:
-        """A request, until the end of the block: what the model can do later waits for it."""
-        return nullcontext() if self._model is None else self._model.requests.one()
+        """A request, until the end of the block: what can be done later waits for it."""
+        return self._requests.one()
 
     # --- below the verbs ---------------------------------------------------------------------------------------------
 

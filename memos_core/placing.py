@@ -10,6 +10,10 @@ from .holdings import Column, Place, SchedulePolicy, Snapshot
 from .rows import Rows
 from .worth import Flags, Floats, break_even, first_fit, places_below
 
+_SCATTER = (
+    0x9E3779B1  # the golden ratio of 2 ** 32: neighbours come far apart (Knuth, The Art of Computer Programming, 6.4)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:
@@ -38,7 +42,7 @@ def placed(rows: Rows, s: Snapshot, policy: SchedulePolicy) -> Placed:
         free = ~blob & ((place == Place.NOWHERE) | rows.blob) if target is Place.DISK else place <= Place.DISK
         up = rows.place < target
         candidates = np.flatnonzero(movable & free & offer.wanted & ~(waits & up))
-        order = candidates[np.argsort(-offer.worth[candidates], kind="stable")]
+        order = _order(candidates, offer, policy, of_the_last=target is s.budgets.last_place)
         taken, seconds = _fit(rows, s, policy, target, order, (room[target], seconds))
         out = np.zeros(len(place), bool)
         out[candidates] = True
@@ -54,14 +58,28 @@ def placed(rows: Rows, s: Snapshot, policy: SchedulePolicy) -> Placed:
 
 @dataclass(frozen=True, slots=True)
 class _Offer:
-    """Whether a place is wanted for each row, and seconds saved there for each second and byte."""
+    """Whether a place is wanted for each row, seconds saved there for each second and byte, and whether it is held there."""
 
     wanted: Flags
     worth: Floats
+    held: Flags
+
+
+def _order(candidates: Column, offer: _Offer, policy: SchedulePolicy, *, of_the_last: bool) -> Column:
+    """Who comes first: by worth. In the last place, from where what goes is gone, worth counts in steps of the hysteresis, since less of a
+    difference says nothing; of equals those that are there stay, and others take turns: no order of theirs is safe from a walk through
+    all of them in just that order, and a scattered one is (Fiat, Karp, Luby, McGeoch, Sleator & Young 1991, Competitive paging algorithms)."""
+    worth = offer.worth[candidates]
+    if not of_the_last or policy.keep == 1:
+        return np.asarray(candidates[np.argsort(-worth, kind="stable")])
+    steps = np.full(len(worth), -np.inf)
+    steps[worth > 0] = np.floor(np.log(worth[worth > 0]) / -np.log(policy.keep))
+    scattered = candidates * _SCATTER % (1 << 32)
+    return np.asarray(candidates[np.lexsort((scattered, ~offer.held[candidates], -steps))])
 
 
 def _offer(rows: Rows, s: Snapshot, policy: SchedulePolicy, target: Place) -> _Offer:
-    below = places_below((0, s.budgets.disk, s.budgets.host, s.budgets.device))[target]
+    below = places_below(s.budgets.by_place)[target]
     held = rows.blob if target is Place.DISK else rows.place >= target
     price, factor = rows.price[:, target], policy.break_even
     saved = rows.read[np.arange(len(rows.place)), np.minimum(rows.place, target)] - rows.read[:, target]
@@ -74,9 +92,9 @@ def _offer(rows: Rows, s: Snapshot, policy: SchedulePolicy, target: Place) -> _O
     wanted = held | np.where(rows.place < target, made, down)
     extra = np.where(held, 0.0, np.maximum(price - rows.price[:, below], 0.0))
     each = rows.read[:, below] - rows.read[:, target] - factor * extra / np.maximum(rows.prospect, 1e-12)
-    gain = rows.rate * each
+    gain = (rows.lasting if target is s.budgets.last_place else rows.rate) * each
     worth = np.where(held, gain / policy.keep, gain) / np.maximum(rows.size, 1)
-    return _Offer(wanted & (held | (worth > 0)), np.where(rows.first & held, np.inf, worth))
+    return _Offer(wanted & (held | (worth > 0)), np.where(rows.first & held, np.inf, worth), held)
 
 
 def _fit(
@@ -84,7 +102,7 @@ def _fit(
 ) -> tuple[Column, float]:
     """Those of `order` that get in within the place's room and the bucket's seconds (`limits`), and the seconds left."""
     fast = target is not Place.DISK
-    budget = {Place.DEVICE: s.budgets.device, Place.HOST: s.budgets.host, Place.DISK: s.budgets.disk}[target]
+    budget = s.budgets.by_place[target]
     size = rows.size[order].astype(float)
     spends = np.where((rows.place < target) & ~rows.at_hand, rows.cost[:, target], 0.0)[order]
     uses = np.stack([
@@ -104,7 +122,6 @@ def _fit(
 
 def _room(rows: Rows, s: Snapshot, still: Flags, kept: Flags) -> tuple[float, ...]:
     """Bytes of each place that can be given away: the budget without what does not move, and without what leases will bring."""
-    budgets = (0, s.budgets.disk, s.budgets.host, s.budgets.device)
     coming = np.where(s.leased & (s.kv_place < s.leased_to), s.kv_bytes, 0)
     coming += np.where(s.leased & (s.adapter_place < s.leased_to) & (s.asked | s.distillable), s.adapter_bytes, 0)
     room = []
@@ -112,5 +129,5 @@ def _room(rows: Rows, s: Snapshot, still: Flags, kept: Flags) -> tuple[float, ..
         there = still & (rows.place == place)
         if place is Place.DISK:
             there |= (still & rows.blob) | kept
-        room.append(float(budgets[place] - rows.size[there].sum() - coming[s.leased_to == place].sum()))
+        room.append(float(s.budgets.by_place[place] - rows.size[there].sum() - coming[s.leased_to == place].sum()))
     return tuple(room)

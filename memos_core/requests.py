@@ -14,6 +14,9 @@ PIECE = 128
 PATIENCE = 0.25
 """Seconds that such work waits for requests before each piece."""
 
+MOMENT = 0.05
+"""Seconds that a step on the database waits for them: a search is over by then, an answer's stream need not be."""
+
 
 class Requests:
     """The requests of one model. Safe for many threads."""

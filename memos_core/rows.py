@@ -18,7 +18,8 @@ class Rows:
 
     subject: its index. adapter: whether the row is one. size, place, blob, at_hand, reads: as in the snapshot.
     read, cost, price [r, places]: seconds for a read from there, for having it there, and what these count for.
-    rate: reads a second that are expected, and prospect: how many before the next decision. chance: that there is one.
+    rate: reads a second that are expected just now, and lasting: in the mean over the time for which the last place holds what is read,
+    from where what goes is gone. prospect: how many reads before the next decision. chance: that there is one.
     ahead: they are expected because of `Snapshot.expected`, which is likely enough to load for where `likely`.
     still: somebody is at work on it. fixed: its blob is never dropped. first: pinned, or an adapter that was asked for. dead: of a memory that is not searched.
     """
@@ -34,6 +35,7 @@ class Rows:
     cost: Floats
     price: Floats
     rate: Floats
+    lasting: Floats
     prospect: Floats
     chance: Floats
     ahead: Flags
@@ -51,6 +53,8 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
     own = heat.rate(s.scales, s.heat, s.heat_at, now) * 2 * s.priority
     coming = s.expected / policy.prefetch_within.total_seconds()
     rate = np.where(dead, 0.0, np.maximum(own, coming))
+    own_lasting = heat.rate(s.scales, s.heat, s.heat_at, now, _turnover(s, now)) * 2 * s.priority
+    lasting = np.where(dead, 0.0, np.maximum(own_lasting, coming))
     ahead = (coming > own) & (
         now - s.last_read > policy.prefetch_within.total_seconds()
     )  # what was just read is there for that
@@ -85,6 +89,7 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         cost=cost,
         price=run + policy.idle * (cost - run),
         rate=both(np.where(known, 0.0, rate), rate),  # what an adapter knows is not opened as keys and values
+        lasting=both(np.where(known, 0.0, lasting), lasting),
         prospect=both(prospect, prospect),
         chance=both(chance, chance),
         ahead=both(ahead, ahead),
@@ -95,3 +100,14 @@ def rows_of(s: Snapshot, policy: SchedulePolicy, now: float, *, gone: Flags, col
         first=both(s.pinned, s.pinned | s.asked),
         dead=both(dead, dead),
     )
+
+
+def _turnover(s: Snapshot, now: float) -> float:
+    """Seconds for which the last place holds what is read, if the latest go in and the earliest out: the age of the last read of which
+    all younger ones' subjects together fill it (Che, Tung & Wang 2002, Hierarchical web caching systems: the characteristic time)."""
+    there = np.flatnonzero((s.kv_bytes > 0) & np.isfinite(s.last_read))
+    latest = there[np.argsort(-s.last_read[there], kind="stable")]
+    if not latest.size:
+        return 0.0
+    filled = int(np.searchsorted(np.cumsum(s.kv_bytes[latest]), s.budgets.by_place[s.budgets.last_place], side="right"))
+    return max(0.0, now - float(s.last_read[latest[min(filled, latest.size - 1)]]))

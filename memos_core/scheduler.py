@@ -21,7 +21,7 @@ from .carrying import Carrier
 from .census import Census, Circumstances, Subject
 from .errors import InvalidArgument
 from .heat import Floats
-from .holdings import Action, Bucket, Budgets, Move, Place, Rates, SchedulePolicy, Snapshot
+from .holdings import Action, Bucket, Budgets, Move, Place, Rates, SchedulePolicy, Snapshot, check_rates
 from .leases import Leases
 from .measuring import Measured
 from .reports import DONE, ELSEWHERE, FAILED, LATER, Carried
@@ -43,12 +43,15 @@ Subjects = dict[str, Subject]
 _UNKNOWN = Rates(prefill=1e3, disk=1e9)  # without a model nothing is built, and nothing depends on them
 
 
-def checked_schedule(policy: object, now: datetime, budgets: Budgets | None = None) -> SchedulePolicy:
-    """The policy, if it does not contradict itself and no budget is smaller than one block. Raises InvalidArgument."""
+def checked_schedule(
+    policy: object, now: datetime, budgets: Budgets | None = None, rates: Rates | None = None
+) -> SchedulePolicy:
+    """The policy, if it does not contradict itself, no budget is smaller than one block, and rates, if given, are rates. Raises
+    InvalidArgument."""
     if not isinstance(policy, SchedulePolicy):
         raise InvalidArgument(f"schedule: a SchedulePolicy is needed, not {type(policy).__name__}")
-    bucket = Bucket(0.0, now.timestamp())
-    schedule.plan(schedule.snapshot([], rates=_UNKNOWN, budgets=budgets or Budgets(0), bucket=bucket), policy, now)
+    known, bucket = _UNKNOWN if rates is None else check_rates(rates), Bucket(0.0, now.timestamp())
+    schedule.plan(schedule.snapshot([], rates=known, budgets=budgets or Budgets(0), bucket=bucket), policy, now)
     return policy
 
 
@@ -83,6 +86,8 @@ class Scheduler:
         self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._lock = threading.RLock()
         self.stopping = threading.Event()
+        self.give_way: Callable[[], object] = lambda: None
+        """Called before each step: requests go first."""
         self.seen: Callable[[Snapshot, list[Carried], datetime, float], object] = lambda *_: None
         """Called after each plan that a model took part in: what there is now, what was done, when, and the share of a scope's requests
         that a memory needs for a place in the passage."""
@@ -105,10 +110,11 @@ class Scheduler:
         """Plan once, and carry the plan out. Raises InvalidArgument, before anything moves, for a clock that went back, a budget smaller
         than one block, and a policy that contradicts itself."""
         with self._lock:
+            self.give_way()
             snapshot, subjects = self.look(now, model, how)
             moves = planning.moves_of(snapshot, self._policy, now)
             self._bucket = schedule.refilled(snapshot.bucket, self._policy, now)
-            carried = self._texts([m for m in moves if m.form is Kind.PLAINTEXT], now)
+            carried = self._texts(snapshot, [m for m in moves if m.form is Kind.PLAINTEXT], now)
             if model is not None:
                 work = [m for m in moves if m.form is not Kind.PLAINTEXT]
                 carried += [self._one(m, subjects[m.subject], model, how) for m in work]
@@ -117,7 +123,9 @@ class Scheduler:
                 after = schedule.applied(snapshot, done, self._policy, now)
                 needed = self._census.costs(model, snapshot.rates)
                 self.seen(after, carried, now, needed.open / needed.run)
-            self._uses.remember("planned_at", max(now.timestamp(), snapshot.planned_at or 0.0))
+            self._uses.remember(
+                "planned_at", now.timestamp()
+            )  # not the later one: a clock that was wrong is not for ever
         return carried
 
     def settle(self, now: datetime, model: LocalModel | None, how: Distillation | None) -> list[Carried]:
@@ -152,11 +160,12 @@ class Scheduler:
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
-    def _texts(self, moves: Sequence[Move], now: datetime) -> list[Carried]:
+    def _texts(self, snapshot: Snapshot, moves: Sequence[Move], now: datetime) -> list[Carried]:
         """Memories that are archived, in one go in the writers' turn; those that have expired are expired with all others."""
-        archived = set(
-            self._writer.archive_cold({m.subject: m.reason for m in moves if m.action is Action.ARCHIVE}, now)
-        )
+        cold = {m.subject: m.reason for m in moves if m.action is Action.ARCHIVE}
+        index = {id: i for i, id in enumerate(snapshot.ids)} if cold else {}
+        quiet = {id: float(max(snapshot.last_read[index[id]], snapshot.created[index[id]])) for id in cold}
+        archived = set(self._writer.archive_cold(cold, quiet, now))
         return [
             Carried(m, DONE if m.action is Action.EXPIRE or m.subject in archived else ELSEWHERE, "", m.subject)
             for m in moves
@@ -167,6 +176,7 @@ class Scheduler:
         failures, until = self._failures.get(key, (0, now))
         if self.stopping.is_set() or now < until:
             return Carried(move, LATER, subject.who, subject.told_of)
+        self.give_way()
         began = time.perf_counter()
         try:
             ours, cube = self._carrier.carry(move, subject, model, how)

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from . import branches, reader
@@ -18,6 +19,7 @@ from .leases import Leases
 from .measuring import Measured
 from .metrics import Metrics
 from .reports import Carried, TickReport
+from .requests import MOMENT, Requests
 from .scheduler import Scheduler
 from .telemetry import Telemetry
 from .tiers import Tiers
@@ -51,6 +53,8 @@ class Ticking:
     _metrics: Metrics
     _answering: Answering | None
     _thread: threading.Thread | None = None
+    _starting: threading.Lock
+    _requests: Requests
 
     if TYPE_CHECKING:
 
@@ -87,18 +91,23 @@ class Ticking:
             raise InvalidArgument(f"every: a positive timedelta or number of seconds is needed, not {every!r}")
         self._require_open()
         self._scheduler.check(self._model)
-        if self._thread is None or not self._thread.is_alive():
-            self._scheduler.stopping.clear()
-            self._thread = threading.Thread(target=self._tick_on, args=(seconds,), name="memos-tick", daemon=True)
-            self._thread.start()
+        with self._starting:
+            if self._thread is None or not self._thread.is_alive():
+                self._scheduler.stopping.clear()
+                self._thread = threading.Thread(target=self._tick_on, args=(seconds,), name="memos-tick", daemon=True)
+                self._thread.start()
 
     def stop(self) -> None:
         """Tick no more by itself. A move that is under way is finished, those behind it are left to the next start. Twice is once."""
         self._scheduler.stopping.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._thread is threading.current_thread():  # asked by what a tick calls: it ends with that tick
             self._thread = None
-        self._scheduler.stopping.clear()
+            return
+        with self._starting:
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
+            self._scheduler.stopping.clear()
 
     def interrupt(self) -> None:
         """Let a tick that is under way leave the moves behind the present one to others, and later ones all of them. Does not wait."""
@@ -112,13 +121,17 @@ class Ticking:
         self._scheduler.settle(self._clock(), self._model, self._distillation)
 
     def _tick_on(self, seconds: float) -> None:
-        stopping = self._scheduler.stopping
-        while not stopping.is_set():
+        stopping, me = self._scheduler.stopping, threading.current_thread()
+        while not stopping.is_set() and self._thread is me:
             try:
                 self.tick()
             except MemOSError as error:  # the next one may go well, and what asks for memories goes on
                 log.warning("tick of %s: %s", self._vault.path, error)
+            except Exception:  # likewise, such as a device out of memory: a thread that ended would be missed by nobody
+                log.exception("tick of %s", self._vault.path)
             stopping.wait(seconds)
+        if self._thread is None:  # nobody else waits for its end
+            stopping.clear()
 
     def _rebuild(self) -> None:
         if self._model is None or next(iter(self._adapters.rebuilds.wanted()), None) is None:
@@ -140,6 +153,8 @@ class Ticking:
             Carrier(self._tiers, self._adapters, uses, leases),
             leases, schedule, self._clock, Measured(self._tiers, rates),
         )  # fmt: skip
-        self._telemetry, self._metrics = Telemetry(uses), Metrics()
+        self._telemetry, self._metrics, self._starting = Telemetry(uses), Metrics(), threading.Lock()
         self._scheduler.seen = self._noted
+        self._requests = Requests() if self._model is None else self._model.requests
+        self._scheduler.give_way = self._vault.db.give_way = partial(self._requests.wait, MOMENT)
         self._tiers.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)

@@ -6,6 +6,7 @@ Knows vault, embedder and the pure rules; leaves to `memos` who is asking for wh
 from __future__ import annotations
 
 import logging
+import math
 import uuid
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ _COLD_FROM = (
     State.ACTIVATED,
     State.MERGED,
 )  # states in which a memory may be archived without being asked
+_ROUNDED = 1e-3  # seconds by which a time read from a table may differ from itself
 
 
 class Writer:
@@ -240,12 +242,16 @@ class Writer:
         ids = [r.cube.id for r in rows]
         return self.forgetting.remove(self._vault.outlines(filters.one_of("id", ids)) if ids else [], who, now)
 
-    def archive_cold(self, reasons: Mapping[str, str], now: datetime) -> list[str]:
-        """Take memories out of search, each for a reason, unless they were changed or read since they were looked at last; which."""
+    def archive_cold(self, reasons: Mapping[str, str], quiet: Mapping[str, float], now: datetime) -> list[str]:
+        """Take memories out of search, each for a reason, unless they were changed or read since the POSIX seconds `quiet`; which."""
         if not reasons:
             return []
         with self._vault.writing():
-            old = [r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))]
+            read = self._vault.last_reads()
+            old = [
+                r.cube for r in self._vault.by_ids(list(reasons), filters.in_states(_COLD_FROM))
+                if max(read.get(r.cube.id, -math.inf), r.cube.updated_at.timestamp()) <= quiet[r.cube.id] + _ROUNDED
+            ]  # fmt: skip
             new = [lifecycle.archive(c, now) for c in old]
             self._vault.replace(old, new, [None] * len(new))
             events = [

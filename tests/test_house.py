@@ -298,9 +298,19 @@ def test_the_engine_catches_everything_only_where_others_code_runs() -> None:
         for n in ast.walk(ast.parse(f.read_text()))
         if isinstance(n, ast.ExceptHandler) and (n.type is None or ast.unparse(n.type) == "Exception")
     }
-    assert broad <= {"embedding", "reader", "statements", "database", "prompt", "tensors", "steering", "scheduler"}
+    assert broad <= {
+        "embedding",
+        "reader",
+        "statements",
+        "database",
+        "prompt",
+        "tensors",
+        "steering",
+        "scheduler",
+        "ticking",
+    }
     # database: an extension panics by a private class; prompt: a chat template is a program of the model's; tensors, steering: a parser of
-    # bytes from elsewhere; scheduler: around each move, so that one does not stop the others
+    # bytes from elsewhere; scheduler: around each move, so that one does not stop the others; ticking: around each tick of the thread
 
 
 def test_the_engine_reads_no_clock_but_at_its_door() -> None:

@@ -258,7 +258,29 @@ def test_what_is_held_stays_until_a_newcomer_is_clearly_better() -> None:
         return plan(there, SchedulePolicy(keep=0.5), NOW)
 
     assert rivals_of(1.8) == []
-    assert [(m.subject, m.action) for m in rivals_of(2.5)] == [("m0", Action.DROP), ("m1", Action.BUILD)]
+    assert [(m.subject, m.action) for m in rivals_of(4.5)] == [("m0", Action.DROP), ("m1", Action.BUILD)]
+
+
+def test_a_walk_that_starts_over_does_not_flush_the_last_place() -> None:
+    """Sixty subjects in a ring, room for thirty: whoever lets the earliest go serves nothing."""
+    machine = Machine("any", replace(RATES, disk=1e5, host=1e6, device=1e7, write=1e5), 100, 0.05, 0.0, 0.5)
+    ring, tokens = np.tile(np.arange(60), 4), np.full(60, 100)
+    trace = traces.Trace("ring", np.arange(240.0), ring, tokens, np.full(60, -1))
+    first = rivals.ruled(trace, machine, rivals.least_recent)
+    ours = scheduled(trace, machine, SchedulePolicy())
+    assert first.served[Place.DISK] == 0
+    assert ours.served[Place.DISK] > 3 * 60 * 0.5 * 0.5
+
+
+def test_a_burst_counts_for_less_where_room_turns_over_slowly_than_where_it_does_fast() -> None:
+    scales = heat.Scales(totals=(100.0,) * len(heat.HALF_LIVES), at=AT)
+    burst, steady = np.array([[8.0, 1, 1, 1, 1], [1.0, 2, 2, 2, 2]])
+    counts, at = np.stack([burst, steady]), np.array([AT, AT])
+    now, soon, day = (heat.rate(scales, counts, at, AT, within) for within in (0, 1.0, 86_400.0))
+    assert now[0] > now[1]
+    assert day[1] > day[0]
+    np.testing.assert_allclose(now, soon, rtol=0.01)
+    assert (day < now).all()
 
 
 def test_adapters_and_keys_and_values_share_the_device_by_gain_per_byte() -> None:
@@ -307,10 +329,10 @@ def test_cold_memories_are_archived_and_what_was_made_of_them_goes() -> None:
         frozen=[False, True, False],
         priority=[0.5, 0.5, 0.9],
     )
-    moves = plan(there, SchedulePolicy(), NOW)
+    moves = plan(there, SchedulePolicy(archive_after=timedelta(days=90)), NOW)
     assert [(m.subject, m.action) for m in moves] == [("m0", Action.ARCHIVE), ("m0", Action.DROP)]
     assert moves[0].reason == "not read for 91 days: at priority 0.5 90 days are the limit"
-    assert plan(there, SchedulePolicy(archive_after=None), NOW) == []
+    assert plan(there, SchedulePolicy(), NOW) == []
 
 
 def test_what_has_lapsed_expires_unless_it_is_frozen_or_pinned() -> None:
@@ -400,7 +422,8 @@ def test_a_clock_that_went_back_moves_nothing() -> None:
     [
         {"keep": 1.2}, {"keep": 0}, {"break_even": 0}, {"build_seconds": 61}, {"build_seconds": -1}, {"build_burst": -1}, {"build_burst": 0},
         {"prefetch_share": 1.5}, {"prefetch_from": 0}, {"idle": 0}, {"context_share": 0}, {"prefetch_within": timedelta(0)},
-        {"archive_after": timedelta(seconds=30)}, {"clock_back": timedelta(seconds=-1)},
+        {"archive_after": timedelta(seconds=30)}, {"clock_back": timedelta(seconds=-1)}, {"break_even": "often"}, {"keep": None},
+        {"idle": True}, {"archive_after": 90}, {"prefetch_within": 60}, {"clock_back": None}, {"build_burst": float("nan")},
     ],
     ids=str,
 )  # fmt: skip
@@ -418,8 +441,9 @@ def test_a_budget_smaller_than_one_block_is_refused(place: str) -> None:
 
 
 def test_rates_and_columns_that_cannot_be_are_refused() -> None:
-    with pytest.raises(InvalidArgument, match=r"Rates.prefill: 0 is no rate"):
-        plan(some(rates=replace(RATES, prefill=0)), SchedulePolicy(), NOW)
+    for name, value in (("prefill", 0), ("disk", "fast"), ("host", float("nan")), ("attention", -1), ("distil", None)):
+        with pytest.raises(InvalidArgument, match=rf"Rates.{name}: {value!r} is no rate"):
+            plan(some(rates=replace(RATES, **{name: value})), SchedulePolicy(), NOW)
     with pytest.raises(InvalidArgument, match="warmth: a snapshot has no such column"):
         some(warmth=1)
     with pytest.raises(InvalidArgument, match=r"tokens: a column of shape \(2,\)"):

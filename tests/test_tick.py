@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -178,7 +177,15 @@ def test_without_a_model_nothing_is_built(open_slow: Callable[..., MemOS], clock
 # --- memories of text -----------------------------------------------------------------------------------------------------
 
 
-def test_what_nobody_reads_is_archived_and_told_of_with_its_reason(memory: MemOS, clock: Clock) -> None:
+@pytest.fixture
+def archiving(open_store: Callable[..., MemOS]) -> MemOS:
+    return open_store(schedule=SchedulePolicy(archive_after=timedelta(days=90)))
+
+
+def test_what_nobody_reads_is_archived_where_that_is_asked_for_and_told_of_with_its_reason(
+    archiving: MemOS, clock: Clock
+) -> None:
+    memory = archiving
     cold, named = memory.add("The spare key is under the blue pot.")[0], memory.add("Ann is ill.", key="health")[0]
     clock.forward(days=80)
     warm = memory.add("The train to Lyon leaves at 7:40.")[0]
@@ -192,7 +199,8 @@ def test_what_nobody_reads_is_archived_and_told_of_with_its_reason(memory: MemOS
     assert memory.tick().moves == ()
 
 
-def test_reading_keeps_a_memory_and_so_does_freezing_it(memory: MemOS, clock: Clock) -> None:
+def test_reading_keeps_a_memory_and_so_does_freezing_it(archiving: MemOS, clock: Clock) -> None:
+    memory = archiving
     read, frozen = memory.add("The spare key is under the blue pot.")[0], memory.add("Ann is ill.")[0]
     memory.freeze(frozen.id)
     clock.forward(days=80)
@@ -203,11 +211,25 @@ def test_reading_keeps_a_memory_and_so_does_freezing_it(memory: MemOS, clock: Cl
     assert memory.get(frozen.id).state is State.FROZEN
 
 
-def test_a_policy_may_say_that_nothing_is_archived(open_store: Callable[..., MemOS], clock: Clock) -> None:
-    memory = open_store(schedule=SchedulePolicy(archive_after=None))
+def test_what_was_changed_or_read_since_it_was_found_cold_is_not_archived(archiving: MemOS, clock: Clock) -> None:
+    memory = archiving
+    cubes = [memory.add(text)[0] for text in ("The key is under the pot.", "Ann is ill.", "The train is late.")]
+    then = clock.now.timestamp()
+    clock.forward(days=100)
+    memory.update(cubes[0].id, "The key is under the mat.")
+    assert memory.search("Ann is ill.", k=1)[0].cube.id == cubes[1].id
+    memory._upkeep.flush()
+    ids = [c.id for c in cubes]
+    archived = memory._writer.archive_cold(dict.fromkeys(ids, "cold"), dict.fromkeys(ids, then), clock.now)
+    assert archived == [cubes[2].id]
+
+
+def test_nothing_is_archived_unless_a_policy_says_so(open_store: Callable[..., MemOS], clock: Clock) -> None:
+    memory = open_store()
     memory.add("The spare key is under the blue pot.")
     clock.forward(days=4_000)
     assert memory.tick().moves == ()
+    assert memory.search("Where is the spare key?")
 
 
 def test_what_has_lapsed_is_expired_as_planned(memory: MemOS, clock: Clock) -> None:
@@ -258,6 +280,17 @@ def test_a_clock_that_went_back_moves_nothing(memory: MemOS, clock: Clock) -> No
     assert memory.log(limit=1000) == before
 
 
+def test_a_clock_that_was_wrong_once_is_set_right_by_a_policy_that_lets_it(
+    open_store: Callable[..., MemOS], clock: Clock
+) -> None:
+    memory = open_store()
+    memory.tick(clock.now + timedelta(days=40_000))
+    with pytest.raises(InvalidArgument, match=r"one tick with a SchedulePolicy\.clock_back as long"):
+        memory.tick()
+    open_store(schedule=SchedulePolicy(clock_back=timedelta(days=50_000))).tick()
+    assert memory.tick().moves == ()
+
+
 def test_a_budget_smaller_than_a_block_is_refused_before_anything_moves(
     open_slow: Callable[..., MemOS], clock: Clock
 ) -> None:
@@ -277,64 +310,7 @@ def test_a_policy_that_contradicts_itself_is_refused_by_name_when_the_store_is_o
         open_store(schedule=SchedulePolicy(keep=2.0))
     with pytest.raises(InvalidArgument, match="schedule: a SchedulePolicy is needed"):
         open_store(schedule=True)
-
-
-# --- in a thread ----------------------------------------------------------------------------------------------------------
-
-
-def test_started_it_ticks_by_itself_until_it_is_stopped(memory: MemOS, clock: Clock) -> None:
-    told(memory)
-    ask(memory, clock)
-    memory.start(every=0.01)
-    memory.start(every=0.01)
-    assert [t.name for t in threading.enumerate()].count("memos-tick") == 1
-    memory.flush()
-    assert len(kept(memory)) == 1
-    memory.stop()
-    memory.stop()
-    assert "memos-tick" not in [t.name for t in threading.enumerate()]
-
-
-def test_who_searches_or_writes_does_not_wait_for_a_build(memory: MemOS, clock: Clock) -> None:
-    told(memory)
-    ask(memory, clock)
-    assert memory._model is not None
-    building, go_on = threading.Event(), threading.Event()
-
-    def stop_here(module: Any, args: Any) -> None:
-        building.set()
-        go_on.wait(60)
-
-    hook = memory._model.network.register_forward_pre_hook(stop_here)
-    try:
-        memory.start(every=60)
-        assert building.wait(60)
-        assert memory.search(QUESTION, k=1)
-        assert memory.brief(QUESTION).cubes
-        assert memory.add("The colour of house 99 is red.")
-        assert kept(memory) == []
-    finally:
-        go_on.set()
-        hook.remove()
-    memory.flush()
-    assert len(kept(memory)) == 1
-
-
-def test_closing_stops_it(memory: MemOS) -> None:
-    memory.start(every=0.01)
-    memory.close()
-    assert "memos-tick" not in [t.name for t in threading.enumerate()]
-
-
-@pytest.mark.parametrize("every", [0, -1, float("nan"), float("inf"), True, "often"])
-def test_a_span_that_is_none_is_refused(memory: MemOS, every: Any) -> None:
-    with pytest.raises(InvalidArgument, match="every"):
-        memory.start(every)
-
-
-def test_flush_is_the_end_of_all_that_is_pending(memory: MemOS, clock: Clock) -> None:
-    told(memory)
-    ask(memory, clock)
-    memory.flush()
-    assert len(kept(memory)) == 1
-    assert memory.tick().moves == ()
+    with pytest.raises(InvalidArgument, match=r"Rates\.prefill"):
+        open_store(rates=Rates(prefill=-1.0, disk=1e9))
+    with pytest.raises(InvalidArgument, match="rates: Rates are needed"):
+        open_store(rates=5)

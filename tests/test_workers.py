@@ -47,6 +47,12 @@ def passages(path: Path) -> tuple[list[MemCube], int]:
         return [r.cube for r in rows], len(memory.log(verb="convert", limit=1_000))
 
 
+def held(path: Path) -> int:
+    """Leases that were taken and not given back, lapsed or not."""
+    with MemOS(path, embed=WordsEmbedder(), actor="ann") as memory:
+        return int(memory._vault.db.table("leases").count_rows("holder != ''"))
+
+
 def test_a_worker_does_what_the_plan_wants_and_ends_when_it_is_told(tmp_path: Path) -> None:
     ids = working.wanted(str(tmp_path / "store"))
     ticks: list[Ticked] = []
@@ -77,11 +83,13 @@ def test_what_a_killed_worker_was_building_is_built_by_another_once(tmp_path: Pa
     finally:
         killed.kill()
         killed.communicate()
+    assert held(tmp_path / "store") == 1
     worked = work(working.opening(str(tmp_path / "store"), tmp_path / "marker"), **until(lambda tick: bool(tick.done)))
     assert worked.ticks >= 1
     [cube], made = passages(tmp_path / "store")
     assert {link.id for link in cube.lineage} == set(ids)
     assert made == 1
+    assert held(tmp_path / "store") == 0
 
 
 @pytest.mark.timeout(120)

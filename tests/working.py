@@ -59,6 +59,7 @@ def wanted(path: str, options: Mapping[str, str] | None = None) -> list[str]:
 def stuck_once(marker: Path) -> LocalModel:
     """A model that the first who runs it anywhere gets stuck in."""
     model = random_model()
+    assert model.token_bytes  # which is found by running it, once; and that is no build
 
     def stick(*_: Any) -> None:
         try:
