@@ -145,6 +145,16 @@ def test_any_flipped_byte_of_the_log_is_found_or_changed_nothing_of_it(busy: Pat
     assert_found(busy.parent / "flipped", told_by(busy))
 
 
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_damaged_index_tells_nothing_a_second_time(which: int, busy: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(busy, tmp_path / "store")
+    file = sorted((path / "events.lance" / "_indices").rglob("page_data.lance"))[which]
+    raw = bytearray(file.read_bytes())
+    raw[80] ^= 1  # in the index of the times it hides what was told
+    file.write_bytes(raw)
+    assert_found(path, told_by(busy))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @settings(max_examples=2000, derandomize=False)
