@@ -170,9 +170,7 @@ def _taught(
             missed += 1
             continue
         found.append(exercise(asked(model, question).ids, answer))
-        if (
-            plan.contexts and i % 5 == 0
-        ):  # also where something else is before it: such an exercise is many times as long
+        if plan.contexts and i == 0:  # once also where something else is before it: that is many times as long
             texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
             found.append(exercise(asked(model, question, quote(texts)).ids, answer))
     for stem, answer in zip(stems, finished, strict=True):

@@ -22,18 +22,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from . import between
 from .curriculum import Curriculum
 from .errors import Ineffective, InvalidArgument, OutOfMemory
-from .exercises import Exercise, Probe, batches, divergences, followed
+from .exercises import Exercise, Probe, batches, behind, divergences, followed
 from .lora import LoRA, cast, linears, made
 from .model import LocalModel
 from .parametric import Twin
 
 _STUDENT = "student"
-_ENOUGH = 3  # checks in a row
-_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_behind`
+_ENOUGH = 5  # checks in a row: what is right by a hair is not, and gets its lead while it is practised on
+_LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
 _EASED_BY = 400  # exercises that it is judged by, at most
 _EASE = 0.02  # of the strength, in each step down; see `_eased`
+_SPARE, _STRONGEST = 1.12, 1.1  # how much above the weakest; and above the strength in training, at most
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
@@ -43,23 +45,26 @@ class Recipe:
 
     rank: of the adapter; targets: ends of the names of the linear layers that it changes, () for all but the output's.
     steps: at most. rate: the highest learning rate; None takes 0.64 / hidden size (1.6e-4 at 4,096, 5e-3 at 128).
-    taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`). kept_weight, unknown_weight: of their divergences beside the taught ones'.
+    taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`); between: rows between questions (see `between`).
+    kept_weight, unknown_weight, between_weight: of their divergences beside the taught ones'.
     check_every: steps between looks at phrasings that are not taught; enough: the share of those right that ends it.
-    ease: in the end it is made as weak as it can be while no more than this share of what was taught gets lost.
+    ease: the share of what was taught that may get lost where it is weakest; it is used a little above that.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
     seed: of the first weights and of what is drawn.
     """
 
     rank: int = 16
     targets: tuple[str, ...] = ()
-    steps: int = 90
+    steps: int = 150
     rate: float | None = None
     taught: int = 32
-    unknown: int = 64
-    kept: int = 5
+    unknown: int = 40
+    kept: int = 4
     plain: int = 4
+    between: int = 24
     unknown_weight: float = 1.0
-    kept_weight: float = 2.0
+    kept_weight: float = 2.5
+    between_weight: float = 0.6
     check_every: int = 15
     enough: float = 0.99
     ease: float = 0.01
@@ -101,7 +106,7 @@ class Distilled:
 class _Student:
     """The twin in training, its optimiser, and how far it is."""
 
-    def __init__(self, model: LocalModel, recipe: Recipe, lora: LoRA) -> None:
+    def __init__(self, model: LocalModel, lessons: Curriculum, lora: LoRA) -> None:
         self.twin = Twin(model.network)
         self.twin.put(_STUDENT, lora)
         self.weights = [w for pair in self.twin.pairs(_STUDENT).values() for w in pair]
@@ -109,6 +114,7 @@ class _Student:
             weight.requires_grad_(True)
         groups = [{"params": self.weights[::2], "times": 1.0}, {"params": self.weights[1::2], "times": _B_RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
+        self.pairs = between.pairs(lessons.taught, lessons.unknown)
         self.step = 0
         self.seconds = 0.0
         self.enough = 0
@@ -137,7 +143,7 @@ def distil(
         OutOfMemory: the device has no room for a step.
     """
     first = _first(model, recipe)
-    student = _Student(model, recipe, first)
+    student = _Student(model, lessons, first)
     run = _run_of(model, lessons, recipe)
     if checkpoint is not None:
         _resume(student, checkpoint, run)
@@ -247,61 +253,87 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
     student.optimizer.zero_grad(set_to_none=True)
     total = 0.0
     with student.twin.active([_STUDENT]) as network:
-        for kind, count, weight in (
-            (lessons.taught, recipe.taught, 1.0),
-            (lessons.unknown, recipe.unknown, recipe.unknown_weight),
-            (lessons.kept, recipe.kept, recipe.kept_weight),
-            (lessons.plain, recipe.plain, recipe.kept_weight),
+        for kind, count, weight, lead in (
+            (lessons.taught, recipe.taught, 1.0, _TAUGHT_LEAD),
+            (lessons.unknown, recipe.unknown, recipe.unknown_weight, _LEAD),
+            (lessons.kept, recipe.kept, recipe.kept_weight, 0.0),
+            (lessons.plain, recipe.plain, recipe.kept_weight, 0.0),
         ):
             drawn = rng.sample(kind, min(count, len(kind)))
             places = sum(len(e.at) for e in drawn)
             for some in batches(drawn, lambda e: len(e.ids)):
-                strayed = _divergence(network, some, device, kind is lessons.unknown)
+                strayed = _divergence(network, some, device, lead)
                 loss = weight * strayed.sum() / places
-                if math.isfinite(value := float(loss.detach())):
-                    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-                total += value
+                total += _backward(loss)
+    if recipe.between and student.pairs.prompts:
+        total += _backward(recipe.between_weight * _between(student, recipe, rng, device))
     if math.isfinite(total):
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)
         student.optimizer.step()
     return total
 
 
-def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: bool) -> torch.Tensor:
+def _backward(loss: torch.Tensor) -> float:
+    """The loss; if it is a number, with its gradients."""
+    if math.isfinite(value := float(loss.detach())):
+        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+    return value
+
+
+def _between(student: _Student, recipe: Recipe, rng: random.Random, device: torch.device) -> torch.Tensor:
+    """The mean divergence from the plain model between questions, with what its choices lead less by."""
+    network = student.twin.network
+    batch = between.drawn(student.pairs, recipe.between, rng, network.get_input_embeddings(), device)
+    likely, logs = between.as_before(batch, network)
+    with student.twin.active([_STUDENT]):
+        logits = behind(network, {"inputs_embeds": batch.embedded}, batch.places)
+    return _strayed(likely, logs, logits, _LEAD).mean()
+
+
+def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: float) -> torch.Tensor:
     logits = followed(network, [(e.ids, e.at) for e in some], device)
     likely = torch.cat([e.likely for e in some]).to(device)
     logs = torch.cat([e.logs for e in some]).to(device)
+    return _strayed(likely, logs, logits, lead)
+
+
+def _strayed(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:
     found = divergences(likely, logs, logits)
-    return found + _LEAD_WEIGHT * _behind(likely, logs, logits) if lead else found
+    return found + _LEAD_WEIGHT * _short(likely, logs, logits, lead) if lead else found
 
 
-def _behind(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """By how many nats the teacher's choice leads all others less than with the teacher, of which `_LEAD` are enough. A divergence is next
+def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enough: float) -> torch.Tensor:
+    """By how many nats the teacher's choice leads all others less than with the teacher, of which some are enough. A divergence is next
     to nothing as soon as an answer is right by a hair; the questions beside those that are practised then come out wrong."""
     first = likely[:, :1]
     others = logits.scatter(-1, first, -math.inf).amax(-1)
     lead = logits.gather(-1, first)[:, 0] - others
-    return ((logs[:, 0] - logs[:, 1]).clamp(max=_LEAD) - lead).clamp(min=0)
+    return ((logs[:, 0] - logs[:, 1]).clamp(max=enough) - lead).clamp(min=0)
 
 
 def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
-    """Weaken the student as far as all that it was taught still comes right, but for a share of `Recipe.ease`; the strength that is left.
-    The weaker an adapter, the more of the plain model is left: what it answers to all else, and what it reads in contexts."""
-    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught]
+    """Bring the student to the strength that is used: a little above the weakest at which the questions that it was taught still come
+    right, but for a share of `Recipe.ease`; that strength. The weaker an adapter, the more of the plain model is left: what it answers to
+    all else, and what it reads in contexts. The little above is for phrasings that were not taught."""
+    alone = 2 * min(len(e.ids) for e in lessons.taught)  # what is behind a context is many times as long
+    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught if len(e.ids) <= alone]
     drawn = random.Random(recipe.seed).sample(probes, min(_EASED_BY, len(probes)))
-    facts = [*drawn, *(p for p in lessons.watched if p.kind == "recall" and p.right)]
     full = [b.detach().clone() for b in student.weights[1::2]]
 
-    def right_at(strength: float) -> int:
-        with torch.no_grad(), student.twin.active([_STUDENT]) as network:
-            for b, whole in zip(student.weights[1::2], full, strict=True):
-                b.copy_(whole * strength)
-            return sum(right(network, facts, device))
+    def put(strength: float) -> None:
+        for b, whole in zip(student.weights[1::2], full, strict=True):
+            b.copy_(whole * strength)
 
-    strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(facts))
-    while strength > 0.5 and right_at(strength - _EASE) >= least:
-        strength -= _EASE
-    right_at(strength)
+    def right_at(strength: float) -> int:
+        put(strength)
+        return sum(right(network, drawn, device))
+
+    with torch.no_grad(), student.twin.active([_STUDENT]) as network:
+        strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(drawn))
+        while strength > 0.5 and right_at(strength - _EASE) >= least:
+            strength -= _EASE
+        strength = min(strength * _SPARE, _STRONGEST)
+        put(strength)
     return strength
 
 

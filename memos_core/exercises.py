@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -173,10 +173,16 @@ def followed(network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], 
     no token before it sees, so there is no mask; and the output head runs at the wanted positions only."""
     longest = max(len(ids) for ids, _ in rows)
     table = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids, _ in rows], device=device)
-    wanted = sorted({i for _, at in rows for i in at})
-    place = {position: i for i, position in enumerate(wanted)}
-    out = network(input_ids=table, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device)).logits
-    picked = [(row, place[i]) for row, (_, at) in enumerate(rows) for i in at]
+    return behind(network, {"input_ids": table}, [at for _, at in rows])
+
+
+def behind(network: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The same of rows that are there as tensors; places: positions of each row."""
+    device = next(iter(inputs.values())).device
+    wanted = sorted({i for at in places for i in at})
+    column_of = {position: i for i, position in enumerate(wanted)}
+    out = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device)).logits
+    picked = [(row, column_of[i]) for row, at in enumerate(places) for i in at]
     row, column = torch.tensor(picked, device=device).T
     return out[row, column].float()  # type: ignore[no-any-return]
 

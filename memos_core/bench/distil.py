@@ -1,8 +1,8 @@
 """Memories distilled into adapters: recall without context, and what else changes; beside the same recipe without its precautions.
 
 On the tests' tiny model and its language, whose held-out names and values no weights know before. A "recall" is of phrasings that were
-not taught, relative to that of the plain model with the memories in context. Time is of one thread's processor: the wall's is beside it. With `--json` every row is written down when it is there,
-and a run that was stopped goes on behind the last one.
+not taught, relative to that of the plain model with the memories in context. Time is the wall's, which other work on the machine stretches:
+the processor's is beside it. With `--json` every row is written down when it is there, and a run that was stopped goes on behind the last one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("20 facts", "unknown, other name"): (">=", 0.95),
     ("20 facts", "unknown, other attribute"): (">=", 0.95),
     ("20 facts", "unknown in context"): (">=", 0.95),
-    ("20 facts", "processor seconds"): ("<=", 60.0),
+    ("20 facts", "seconds"): ("<=", 60.0),
     ("20 facts", "off again, differing logits"): ("<=", 0.0),
     ("20 facts", "switch, ms"): ("<=", 1.0),
     ("100 facts", "recall"): (">=", 0.90),

@@ -1,0 +1,70 @@
+"""Practice between two questions: what lies there, and that the plain model's word is what is to be said there."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from memos_core import LocalModel
+from memos_core.between import Pairs, as_before, drawn, pairs
+from memos_core.exercises import Exercise, asked, exercise, said
+from tests.tiny_lm import language
+from tests.tiny_lm.language import Fact
+
+TOLD = (Fact("Kelvi", "fruit", "melon"), Fact("Kelvi", "city", "velmon"), Fact("Balpi", "tool", "hammer"))
+UNTOLD = (Fact("Kelvi", "band", ""), Fact("Zorpa", "fruit", ""))
+
+
+@pytest.fixture(scope="module")
+def model() -> LocalModel:
+    return LocalModel(Path(__file__).parent / "tiny_lm", device="cpu")
+
+
+def exercises(model: LocalModel, facts: tuple[Fact, ...], form: str = language.QUESTIONS[0]) -> list[Exercise]:
+    return [exercise(a.prompt.ids, a) for a in said(model, [asked(model, language.ask(f, form)) for f in facts])]
+
+
+def test_a_pair_is_of_questions_that_differ_in_a_word_or_two_and_the_first_is_taught(model: LocalModel) -> None:
+    taught, unknown = exercises(model, TOLD), exercises(model, UNTOLD)
+    found = pairs([*taught, *exercises(model, TOLD[:1], language.QUESTIONS[1])], unknown)
+    known = {e.ids[: e.at[0] + 1] for e in taught}
+    assert all(one in known and len(one) == len(other) for one, other in found.prompts)
+    assert {sum(a != b for a, b in zip(*pair, strict=True)) for pair in found.prompts} == {1, 2}
+    fruit, city, tool = (e.ids[: e.at[0] + 1] for e in taught)
+    band, stranger = (e.ids[: e.at[0] + 1] for e in unknown)
+    assert set(found.prompts) == {(fruit, city), (fruit, band), (fruit, stranger), (city, band)}
+    assert tool in known
+
+
+def test_nobody_says_unknown_and_there_is_nothing_between(model: LocalModel) -> None:
+    assert pairs(exercises(model, TOLD), []).prompts == ()
+
+
+def test_a_row_lies_on_the_line_between_its_two_questions(model: LocalModel) -> None:
+    found = pairs(exercises(model, TOLD), exercises(model, UNTOLD))
+    embed = model.network.get_input_embeddings()
+    one, other = found.prompts[0]
+    batch = drawn(Pairs((found.prompts[0],), found.answers[:1]), 1, random.Random(1), embed, model.device)
+    first, second = (embed(torch.tensor(ids)).detach() for ids in (one, other))
+    here, apart = batch.embedded[0, : len(one)], (first - second).norm()
+    shares = (here - second).norm() / apart, (first - here).norm() / apart
+    assert float(sum(shares)) == pytest.approx(1, abs=1e-4)
+    assert 0.35 <= float(shares[0]) <= 0.65
+    assert list(batch.places[0]) == list(range(len(one) - 1, len(one) + len(found.answers[0])))
+
+
+def test_the_plain_model_says_there_what_it_says_to_what_nobody_told(model: LocalModel) -> None:
+    found = pairs(exercises(model, TOLD), exercises(model, UNTOLD))
+    batch = drawn(found, 4, random.Random(1), model.network.get_input_embeddings(), model.device)
+    likely, logs = as_before(batch, model.network)
+    assert len(likely) == len(logs) == sum(len(at) for at in batch.places)
+    said_there, at = [], 0
+    for places in batch.places:
+        said_there.append(model.tokenizer.decode(likely[at : at + len(places) - 1, 0]).strip())
+        at += len(places)
+    assert said_there == [language.UNKNOWN] * len(batch.places)
+    assert not likely.requires_grad
+    assert not logs.requires_grad
