@@ -59,7 +59,7 @@ def whole(memory: MemOS, told: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_write_at_once_lose_nothing_and_double_nothing(
     server: Server, tmp_path: Path, open_here: Open, count: int
 ) -> None:
