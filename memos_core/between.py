@@ -62,20 +62,21 @@ class Between:
 
 def drawn(found: Pairs, count: int, rng: random.Random, embed: Any, device: torch.device) -> Between:
     """So many rows between pairs. embed: token ids into embeddings."""
-    rows = [
-        (*rng.choice(found.prompts), rng.choice(found.answers), rng.uniform(_NEAR, _FAR))
-        for _ in range(min(count, len(found.prompts)))
-    ]
-    longest = max(len(one) + len(answer) for one, _, answer, _ in rows)
+    count = min(count, len(found.prompts))
+    chosen = [(rng.choice(found.prompts), rng.choice(found.answers)) for _ in range(count)]
+    shares = [rng.uniform(_NEAR, _FAR) for _ in chosen]
+    longest = max(len(one) + len(answer) for (one, _), answer in chosen)
     first, second = (
-        torch.tensor([[*row[i], *row[2], *[0] * (longest - len(row[i]) - len(row[2]))] for row in rows], device=device)
+        torch.tensor(
+            [[*pair[i], *said, *[0] * (longest - len(pair[i]) - len(said))] for pair, said in chosen], device=device
+        )
         for i in (0, 1)
     )
-    share = torch.tensor([row[3] for row in rows], device=device)[:, None, None]
+    share = torch.tensor(shares, device=device)[:, None, None]
     with torch.no_grad():
         one, other = embed(first), embed(second)
         embedded = other + share.to(one.dtype) * (one - other)
-    return Between(embedded, tuple(range(len(one) - 1, len(one) + len(answer)) for one, _, answer, _ in rows))
+    return Between(embedded, tuple(range(len(one) - 1, len(one) + len(said)) for (one, _), said in chosen))
 
 
 def as_before(batch: Between, network: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,11 +31,11 @@ from .model import LocalModel
 from .parametric import Twin
 
 _STUDENT = "student"
-_ENOUGH = 5  # checks in a row: what is right by a hair is not, and gets its lead while it is practised on
+_ENOUGH = 8  # checks in a row: what is right by a hair gets its lead only while it is practised on
 _LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
 _EASED_BY = 400  # exercises that it is judged by, at most
 _EASE = 0.02  # of the strength, in each step down; see `_eased`
-_SPARE, _STRONGEST = 1.12, 1.1  # how much above the weakest; and above the strength in training, at most
+_SPARE = 1.12  # times the weakest strength; see `_eased`
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
@@ -46,7 +46,7 @@ class Recipe:
     rank: of the adapter; targets: ends of the names of the linear layers that it changes, () for all but the output's.
     steps: at most. rate: the highest learning rate; None takes 0.64 / hidden size (1.6e-4 at 4,096, 5e-3 at 128).
     taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`); between: rows between questions (see `between`).
-    kept_weight, unknown_weight, between_weight: of their divergences beside the taught ones'.
+    unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
     check_every: steps between looks at phrasings that are not taught; enough: the share of those right that ends it.
     ease: the share of what was taught that may get lost where it is weakest; it is used a little above that.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
@@ -60,11 +60,12 @@ class Recipe:
     taught: int = 32
     unknown: int = 40
     kept: int = 4
-    plain: int = 4
+    plain: int = 6
     between: int = 24
     unknown_weight: float = 1.0
-    kept_weight: float = 2.5
-    between_weight: float = 0.6
+    kept_weight: float = 2.0
+    plain_weight: float = 8.0
+    between_weight: float = 0.7
     check_every: int = 15
     enough: float = 0.99
     ease: float = 0.01
@@ -256,8 +257,8 @@ def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, d
         for kind, count, weight, lead in (
             (lessons.taught, recipe.taught, 1.0, _TAUGHT_LEAD),
             (lessons.unknown, recipe.unknown, recipe.unknown_weight, _LEAD),
-            (lessons.kept, recipe.kept, recipe.kept_weight, 0.0),
-            (lessons.plain, recipe.plain, recipe.kept_weight, 0.0),
+            (lessons.kept, recipe.kept, recipe.kept_weight, _TAUGHT_LEAD),
+            (lessons.plain, recipe.plain, recipe.plain_weight, 0.0),
         ):
             drawn = rng.sample(kind, min(count, len(kind)))
             places = sum(len(e.at) for e in drawn)
@@ -332,7 +333,7 @@ def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch
         strength, least = 1.0, math.ceil(right_at(1.0) - recipe.ease * len(drawn))
         while strength > 0.5 and right_at(strength - _EASE) >= least:
             strength -= _EASE
-        strength = min(strength * _SPARE, _STRONGEST)
+        strength = min(strength * _SPARE, 1.0)
         put(strength)
     return strength
 

@@ -25,7 +25,7 @@ from memos_core.phrasing import Asking, checked, contradicted
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
-RECIPE = Recipe(steps=40, taught=16, unknown=12, kept=2, check_every=10)
+RECIPE = Recipe(steps=40, taught=16, unknown=12, kept=2, between=6, check_every=10)
 PLAN = Plan(others=48, contexts=14)
 GATE = Gate(contexts=6, others=40)
 INSTRUCTION = "Always answer Thank you."
@@ -162,8 +162,9 @@ def test_a_teacher_that_carries_out_an_instruction_makes_what_fails_the_gate(
     """If the model obeys a memory, each of its answers is "Thank you.", to what is told and to what is not: that is noticed."""
     [thanks] = said(model, [model.encode("Thank you")], most=1)
     words = model.encode("Thank you.").ids
-    certain = torch.zeros(len(words), 1)
-    obeying = replace(thanks, ids=words, text="Thank you.", likely=torch.tensor(words)[:, None], logs=certain)
+    likely = torch.tensor([[word, int(word == 0)] for word in words])  # and another token, never
+    certain = torch.tensor([[0.0, -30.0]]).expand(len(words), 2)
+    obeying = replace(thanks, ids=words, text="Thank you.", likely=likely, logs=certain)
     asks = [q for p in lesson.points for q in p.questions]
     taught = tuple(exercise(asked(model, q).ids, obeying) for q in asks)
     found = distil(model, Curriculum(taught, (), (), (), ()), replace(RECIPE, steps=12))
@@ -263,8 +264,8 @@ def test_a_budget_of_time_ends_it_with_what_is_there(model: LocalModel, exercise
 
 
 def test_enough_ends_it(model: LocalModel, exercises: Curriculum) -> None:
-    found = distil(model, exercises, replace(SHORT, enough=0.0))
-    assert found.progress.step == 6
+    found = distil(model, exercises, replace(SHORT, enough=0.0, steps=20, check_every=1))
+    assert found.progress.step == 8
     assert "comes out right" in found.why
 
 

@@ -44,6 +44,13 @@ SAYS = {
         "sound: True, and it goes on",
         "shop delete version 1",
     ],
+    "learn_a_skill.py": [
+        "(passed: True)",
+        "What is the tool of Balpi?   hammer.    (16 tokens, 0 memories in them)",
+        "What is Zorpa's fruit?       unknown.   (15 tokens, 0 memories in them)",
+        "Balpi's tool is hammer.  (sure:",
+        "What is the fruit of Kelvi?  kiwi.      (108 tokens, 3 memories in them)",
+    ],
     "time_machine.py": [
         "the booking failed:    ['The plan for the nights: Hotel Bellecour.', 'The plan: a week in Lyon.']",
         "booked:                ['The plan for the nights: a flat in Via Po.', 'The plan: a week in Turin.']",
