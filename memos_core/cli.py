@@ -237,7 +237,9 @@ def _why(args: argparse.Namespace) -> None:
 
 def _top(args: argparse.Namespace) -> None:
     from .looking import top_text
+    from .workers import checked_every
 
+    checked_every(args.every)
     with _open(args) as memory:
         while True:
             shown = top_text(memory.overview())

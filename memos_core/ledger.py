@@ -116,6 +116,14 @@ class Ledger:
             found = query.limit(_ALL).to_arrow()
         return set(zip(*(found[name].to_pylist() for name in ("subject", *columns)), strict=True))
 
+    def tells_of(self, versions: Iterable[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those of some versions of memories that an event tells of. No index is asked: it may be what is wrong."""
+        query = self._db.table("events").search().where("number > 0").select(["subject", "version", "outcome"])
+        with self._db.guarded("events"):
+            found = query.limit(_ALL).to_arrow()
+        told = zip(*(found[name].to_pylist() for name in ("subject", "version", "outcome")), strict=True)
+        return set(versions) & {(subject, version) for subject, version, outcome in told if outcome == "ok"}
+
     def all(self, where: str) -> list[Event]:
         """Every event that a condition holds for, the oldest first."""
         return [one.event for one in self._stored(where)]

@@ -38,6 +38,7 @@ log = logging.getLogger("memos_core")
 _AGAIN = timedelta(minutes=1)  # after which what failed is tried again, twice as long after each further failure
 _LONGEST = timedelta(hours=6)
 _MADE = 200  # passages and adapters of which it is remembered what they were made of
+_AT_A_TIME = 500  # memories that are archived in one turn of the writers
 _ROUNDS = 8  # plans of one `settle`: one move may make the next one possible
 Subjects = dict[str, Subject]
 _UNKNOWN = Rates(prefill=1e3, disk=1e9)  # without a model nothing is built, and nothing depends on them
@@ -123,9 +124,7 @@ class Scheduler:
                 after = schedule.applied(snapshot, done, self._policy, now)
                 needed = self._census.costs(model, snapshot.rates)
                 self.seen(after, carried, now, needed.open / needed.run)
-            self._uses.remember(
-                "planned_at", now.timestamp()
-            )  # not the later one: a clock that was wrong is not for ever
+            self._uses.remember("planned_at", now.timestamp())  # not the later: a clock is not wrong for ever
         return carried
 
     def settle(self, now: datetime, model: LocalModel | None, how: Distillation | None) -> list[Carried]:
@@ -161,15 +160,20 @@ class Scheduler:
     # --- below -----------------------------------------------------------------------------------------------------------
 
     def _texts(self, snapshot: Snapshot, moves: Sequence[Move], now: datetime) -> list[Carried]:
-        """Memories that are archived, in one go in the writers' turn; those that have expired are expired with all others."""
+        """Memories that are archived, some at a time in the writers' turn, for which others wait too; those that have expired are expired
+        with all others."""
         cold = {m.subject: m.reason for m in moves if m.action is Action.ARCHIVE}
         index = {id: i for i, id in enumerate(snapshot.ids)} if cold else {}
         quiet = {id: float(max(snapshot.last_read[index[id]], snapshot.created[index[id]])) for id in cold}
-        archived = set(self._writer.archive_cold(cold, quiet, now))
-        return [
-            Carried(m, DONE if m.action is Action.EXPIRE or m.subject in archived else ELSEWHERE, "", m.subject)
-            for m in moves
-        ]
+        outcomes = {m.subject: DONE if m.action is Action.EXPIRE else LATER for m in moves}
+        ids = list(cold)
+        for some in (ids[at : at + _AT_A_TIME] for at in range(0, len(ids), _AT_A_TIME)):
+            if self.stopping.is_set():
+                break
+            self.give_way()
+            archived = self._writer.archive_cold({id: cold[id] for id in some}, quiet, now)
+            outcomes |= dict.fromkeys(some, ELSEWHERE) | dict.fromkeys(archived, DONE)
+        return [Carried(m, outcomes[m.subject], "", m.subject) for m in moves]
 
     def _one(self, move: Move, subject: Subject, model: LocalModel, how: Distillation | None) -> Carried:
         key, now = (move.subject, str(move.action)), self._clock()

@@ -52,7 +52,9 @@ class Upkeep:
                 f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
             )
         self._writer.forgetting.finish(self._undone(since))
-        for row in self._vault.by_ids(self._untold(since)):
+        untold = {r.cube.id: r for r in self._vault.by_ids(self._untold(since))}
+        told = self._vault.ledger.tells_of((id, row.cube.version) for id, row in untold.items()) if untold else set()
+        for row in (r for id, r in untold.items() if (id, r.cube.version) not in told):
             verb = "add" if row.cube.version == 1 else "update"
             owner = row.cube.access.owner
             self._writer.tell(owner, verb, [row.cube], row.cube.updated_at, detail="told after a crash")

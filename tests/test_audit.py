@@ -117,13 +117,13 @@ def told_by(path: Path) -> list[dict[str, Any]]:
 
 
 def flip_one(busy: Path, path: Path, data: Any) -> None:
-    shutil.copytree(busy, path)
-    files = [f for f in (path / "events.lance").rglob("*") if f.is_file()]
-    file = data.draw(st.sampled_from(sorted([*files, path / "audit" / "head"])))
+    files = [f for f in (busy / "events.lance").rglob("*") if f.is_file()]
+    file = data.draw(st.sampled_from(sorted([*files, busy / "audit" / "head"])))
     raw = bytearray(file.read_bytes())
-    at = data.draw(st.integers(0, len(raw) - 1))
-    raw[at] ^= data.draw(st.integers(1, 255))
-    file.write_bytes(raw)
+    at, other = data.draw(st.integers(0, len(raw) - 1)), data.draw(st.integers(1, 255))
+    raw[at] ^= other
+    shutil.copytree(busy, path)
+    (path / file.relative_to(busy)).write_bytes(raw)
 
 
 def assert_found(path: Path, whole: list[dict[str, Any]]) -> None:
@@ -143,6 +143,16 @@ def assert_found(path: Path, whole: list[dict[str, Any]]) -> None:
 def test_any_flipped_byte_of_the_log_is_found_or_changed_nothing_of_it(busy: Path, data: Any) -> None:
     flip_one(busy, busy.parent / "flipped", data)
     assert_found(busy.parent / "flipped", told_by(busy))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_damaged_index_tells_nothing_a_second_time(which: int, busy: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(busy, tmp_path / "store")
+    file = sorted((path / "events.lance" / "_indices").rglob("page_data.lance"))[which]
+    raw = bytearray(file.read_bytes())
+    raw[80] ^= 1  # in the index of the times it hides what was told
+    file.write_bytes(raw)
+    assert_found(path, told_by(busy))
 
 
 @pytest.mark.slow

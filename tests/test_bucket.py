@@ -59,18 +59,19 @@ def whole(memory: MemOS, told: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.timeout(240)
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_processes_that_write_at_once_lose_nothing_and_double_nothing(
-    server: Server, tmp_path: Path, open_here: Open
+    server: Server, tmp_path: Path, open_here: Open, count: int
 ) -> None:
     url = server.url(tmp_path)
-    processes = [writer(server, url, number, 1) for number in range(3)]
+    processes = [writer(server, url, number, 1) for number in range(count)]
     try:
         told = [json.loads(line) for p in processes for line in p.communicate(timeout=200)[0].splitlines()]
     finally:
         for process in processes:
             process.kill()
-    assert [p.returncode for p in processes] == [0, 0, 0]
-    assert len(told) == 3 * 2
+    assert [p.returncode for p in processes] == [0] * count
+    assert len(told) == count * 2
     memory = open_here()
     whole(memory, told)
     assert memory.stats().memories == len(told) + len(TALK) + 1

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from memos_core import MemOS
 from memos_core.leases import Leases
 from tests.conftest import Clock
@@ -111,10 +113,14 @@ with MemOS(sys.argv[1], embed=WordsEmbedder()) as memory:
 """
 
 
-def test_of_many_processes_one_wins_each_and_a_killed_ones_lapse(memory: MemOS, tmp_path: Path, clock: Clock) -> None:
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_of_many_processes_one_wins_each_and_a_killed_ones_lapse(
+    memory: MemOS, tmp_path: Path, clock: Clock, count: int
+) -> None:
     command = [sys.executable, "-c", CLAIMS, str(tmp_path / "store")]
     runs = [
-        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(count)
     ]
     try:
         for run in runs:

@@ -64,9 +64,12 @@ def built(memory: MemOS, verb: str) -> Counter[str | None]:
 
 
 @pytest.mark.timeout(240)
-def test_three_processes_build_each_passage_once(store: MemOS, worker: Callable[..., subprocess.Popen[str]]) -> None:
-    workers = [worker() for _ in range(3)]
-    assert [says(w) for w in workers] == ["ready"] * 3
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_build_each_passage_once(
+    store: MemOS, worker: Callable[..., subprocess.Popen[str]], count: int
+) -> None:
+    workers = [worker() for _ in range(count)]
+    assert [says(w) for w in workers] == ["ready"] * count
     for each in workers:
         tell(each, "go")
     done = [move for each in workers for move in says(each).split() if move.startswith("build")]

@@ -81,7 +81,11 @@ def anything(seed: int) -> tuple[Snapshot, SchedulePolicy]:
         scales=heat.Scales(tuple(draw.dirichlet(np.ones(5)).tolist()), tuple((draw.random(5) * 100).tolist()), AT, 50),
         planned_at=AT - 10,
     )  # fmt: skip
-    return there, SchedulePolicy(keep=float(draw.choice([0.5, 0.8, 1])), break_even=float(draw.choice([0.3, 1, 2])))
+    return there, SchedulePolicy(
+        keep=float(draw.choice([0.5, 0.8, 1])),
+        break_even=float(draw.choice([0.3, 1, 2])),
+        archive_after=timedelta(days=90),
+    )
 
 
 def held(s: Snapshot, place: Place) -> int:

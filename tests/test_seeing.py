@@ -201,3 +201,14 @@ def test_metrics_go_to_the_applications_meter_provider(open_store: Callable[...,
     [moves] = [p for p in found["memos.moves"] if p.attributes["action"] == "build"]
     assert (moves.value, moves.attributes["outcome"]) == (1, "done")
     assert {p.attributes["place"] for p in found["memos.held"]} == {"device", "host", "disk"}
+
+
+@pytest.mark.parametrize("every", ["-1", "0", "nan", "inf"])
+def test_a_span_that_is_none_is_refused_before_anything_is_shown(
+    every: str, open_store: Callable[..., MemOS], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = open_store().path
+    assert main(["top", path, "--every", every]) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "every: a positive number of seconds is needed" in shown.err

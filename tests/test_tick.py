@@ -224,6 +224,24 @@ def test_what_was_changed_or_read_since_it_was_found_cold_is_not_archived(archiv
     assert archived == [cubes[2].id]
 
 
+def test_many_that_are_cold_are_archived_some_at_a_time_so_that_who_writes_gets_a_turn(
+    archiving: MemOS, clock: Clock
+) -> None:
+    memory, turns = archiving, list[str]()
+    cubes = memory.add([f"The colour of house {i} is number {i * 7}." for i in range(501)])
+    clock.forward(days=100)
+
+    def write() -> None:
+        turns.append(memory.add(f"This is written in turn {len(turns)}.")[0].id)
+
+    memory._scheduler.give_way = write
+    report = memory.tick()
+    assert sorted(c.subject for c in report.moves) == sorted(c.id for c in cubes)
+    assert {c.outcome for c in report.moves} == {"done"}
+    assert len(turns) == 3  # before it looks, and before each part
+    assert memory.stats().by_state["archived"] == 501
+
+
 def test_nothing_is_archived_unless_a_policy_says_so(open_store: Callable[..., MemOS], clock: Clock) -> None:
     memory = open_store()
     memory.add("The spare key is under the blue pot.")
@@ -289,6 +307,30 @@ def test_a_clock_that_was_wrong_once_is_set_right_by_a_policy_that_lets_it(
         memory.tick()
     open_store(schedule=SchedulePolicy(clock_back=timedelta(days=50_000))).tick()
     assert memory.tick().moves == ()
+
+
+def test_a_tick_that_is_interrupted_in_a_build_gives_it_back_and_the_next_one_makes_it(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    with open_slow() as before:
+        told(before)
+        ask(before, clock)
+    model = random_model()  # on whose shelf there is nothing: the build must run it
+    assert model.token_bytes  # which is found by running it, once
+    memory = open_slow(model=model)
+
+    def interrupt(module: Any, args: Any) -> None:
+        assert memory._scheduler.leases.under_way()
+        raise KeyboardInterrupt
+
+    hook = model.network.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        memory.tick()
+    hook.remove()
+    assert memory._scheduler.leases.under_way() == []
+    assert kept(memory) == []
+    assert done(memory.tick().moves)[0] == "build activation"
+    assert len(kept(memory)) == 1
 
 
 def test_a_budget_smaller_than_a_block_is_refused_before_anything_moves(
