@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import InvalidArgument
 from . import arguments, environment, progress, table
 
-CONTROLS = ("no replay", "no negatives", "one phrasing")
+CONTROLS = ("no replay", "no negatives", "nothing between", "one phrasing")
 FUSED = 4
 TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("20 facts", "recall"): (">=", 0.95),
@@ -158,12 +158,13 @@ class Bench:
         return self._distilled(seed, self._facts(seed + 1000, 100), replace(self.how, recipe=recipe)).row
 
     def _control(self, seed: int, name: str) -> Row:
-        plan = {
-            "no replay": replace(self.how.plan, contexts=0),
-            "no negatives": replace(self.how.plan, others=0),
-            "one phrasing": replace(self.how.plan, forms=1),
+        how = {
+            "no replay": replace(self.how, plan=replace(self.how.plan, contexts=0)),
+            "no negatives": replace(self.how, plan=replace(self.how.plan, others=0)),
+            "nothing between": replace(self.how, recipe=replace(self.how.recipe, between=0)),
+            "one phrasing": replace(self.how, plan=replace(self.how.plan, forms=1)),
         }[name]
-        return self._distilled(seed, self._facts(seed, 20), replace(self.how, plan=plan)).row
+        return self._distilled(seed, self._facts(seed, 20), how).row
 
     def _parts(self, seed: int) -> list[_Made]:
         """Adapters of five facts each, of the twenty."""
