@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +14,10 @@ from hypothesis import HealthCheck, settings
 from memos_core import MemOS
 from tests.buckets import Server, serving
 from tests.words import WordsEmbedder
+
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # tests run two at once; more threads would wait for each other, in what they start too
 
 settings.register_profile(
     "tests", deadline=None, derandomize=True, max_examples=40, print_blob=True,
