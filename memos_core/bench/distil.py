@@ -383,7 +383,7 @@ def _plot(done: Mapping[str, Mapping[str, Row]], file: Path) -> None:
         "20 facts in an adapter: with all precautions, and without one of them (bars: mean, least and most of the seeds)",
         fontsize=10,
     )
-    axes.legend(fontsize=8, ncols=4, loc="lower center")
+    figure.legend(fontsize=8, ncols=5, loc="outside lower center")
     figure.savefig(file, dpi=150)
 
 
