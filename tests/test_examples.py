@@ -44,11 +44,10 @@ SAYS = {
         "sound: True, and it goes on",
         "shop delete version 1",
     ],
-    "learn_a_skill.py": [
-        "(passed: True)",
-        "What is the tool of Balpi?   hammer.    (16 tokens, 0 memories in them)",
-        "What is Zorpa's fruit?       unknown.   (15 tokens, 0 memories in them)",
-        "Balpi's tool is hammer.  (sure:",
+    "learn_a_skill.py": [  # what training reaches is asked for below: another processor rounds otherwise
+        "What is the tool of Balpi?   hammer.    (108 tokens, 3 memories in them)",
+        "bytes of weights know them (passed: ",
+        "Brought back, from the weights alone:",
         "What is the fruit of Kelvi?  kiwi.      (108 tokens, 3 memories in them)",
     ],
     "time_machine.py": [
@@ -82,18 +81,33 @@ def test_example_runs_alone_and_says_what_it_should(name: str, tmp_path: Path) -
     pytest.importorskip("sentence_transformers", reason="the examples use the default embedder")
     for framework in NEEDS.get(name, ()):
         pytest.importorskip(framework, reason="the example uses it")
+    said = run(name, tmp_path)
+    for words in SAYS[name]:
+        assert words in said
+
+
+@pytest.mark.slow
+def test_the_skill_passes_its_gate_and_is_brought_back(tmp_path: Path) -> None:
+    said = run("learn_a_skill.py", tmp_path)
+    assert "(passed: True)" in said
+    assert "What is the tool of Balpi?   hammer.    (16 tokens, 0 memories in them)" in said
+    assert "What is Zorpa's fruit?       unknown.   (15 tokens, 0 memories in them)" in said
+    assert "Balpi's tool is hammer.  (sure:" in said
+
+
+def run(name: str, folder: Path) -> str:
+    """What an example prints, alone in a folder."""
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
-        cwd=tmp_path,
+        cwd=folder,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"},
         capture_output=True,
         text=True,
         timeout=290,
     )
     assert done.returncode == 0, done.stderr
-    for words in SAYS[name]:
-        assert words in done.stdout
     assert done.stderr == ""
+    return done.stdout
 
 
 def test_every_example_is_short_and_run_by_a_test() -> None:
