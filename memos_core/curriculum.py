@@ -32,6 +32,7 @@ from .exercises import (
 )
 from .model import LocalModel
 from .phrasing import Lesson, Point
+from .wording import form
 
 UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
@@ -44,6 +45,7 @@ UNRELATED = (
 )  # fmt: skip
 """Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
 
+_ASKED = 40  # points of either kind by which it is seen what questions are formed of
 _CLAUSE = 16  # tokens in which a sentence that is begun comes to its end
 
 Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
@@ -70,7 +72,7 @@ class Curriculum:
     """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough.
 
     taught: points without their memories before them; unknown: questions that nobody answered; kept: conversations behind contexts;
-    plain: questions that have nothing to do with any of it.
+    plain: questions that have nothing to do with any of it. form: tokens of which questions are formed (see `wording`).
     """
 
     taught: tuple[Exercise, ...]
@@ -78,6 +80,7 @@ class Curriculum:
     kept: tuple[Exercise, ...]
     plain: tuple[Exercise, ...]
     watched: tuple[Probe, ...]
+    form: tuple[int, ...] = ()
 
 
 def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
@@ -125,8 +128,8 @@ def curriculum(
     rng = random.Random(f"{seed}/curriculum")
     practice, _ = parted(lesson)
     taught, watched, missed = [], [], 0
-    for point in lesson.points:
-        some, probes, wrong = _taught(model, point, lesson, practice, plan, quote, held, rng)
+    for at, point in enumerate(lesson.points):
+        some, probes, wrong = _taught(model, point, at, lesson, practice, plan, quote, held, rng)
         taught += some
         watched += probes
         missed += wrong
@@ -139,7 +142,8 @@ def curriculum(
     kept = _kept(model, practice, plan, quote, rng) if plan.contexts else []
     unrelated = said(model, [asked(model, q) for q in UNRELATED[::2]]) if plan.contexts else []
     plain = [exercise(a.prompt.ids, a) for a in unrelated]
-    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), (*watched, *more))
+    words = _form(model, practice, plan)
+    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), (*watched, *more), words)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -148,6 +152,7 @@ def curriculum(
 def _taught(
     model: LocalModel,
     point: Point,
+    at: int,
     lesson: Lesson,
     practice: Lesson,
     plan: Plan,
@@ -156,8 +161,7 @@ def _taught(
     rng: random.Random,
 ) -> tuple[list[Exercise], list[Probe], int]:
     """A point's exercises, a probe in another phrasing, and how many phrasings the teacher got wrong."""
-    forms = point.questions[: plan.forms]
-    tested = point.held_out[:1] or point.questions[-1:]
+    forms, tested = _parted_forms(point, at, plan)
     stems = point.stems if plan.forms > 1 else ()
     around = shown(point, lesson, plan.distractors, rng)
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
@@ -169,18 +173,34 @@ def _taught(
         if point.answer.casefold() not in answer.text.casefold():
             missed += 1
             continue
-        found.append(exercise(asked(model, question).ids, answer))
+        found.append(exercise(asked(model, question).ids, answer, alone=True))
         if plan.contexts and i == 0:  # once also where something else is before it: that is many times as long
             texts = [p.text for p in rng.sample(practice.others, min(len(practice.others), rng.randint(1, 4)))]
             found.append(exercise(asked(model, question, quote(texts)).ids, answer))
     for stem, answer in zip(stems, finished, strict=True):
         if point.answer.casefold() in answer.text.casefold():
-            found.append(exercise(begun(model, stem).ids, answer))
+            found.append(exercise(begun(model, stem).ids, answer, alone=True))
     probes = [
         probe(asked(model, q).ids, a, point.answer, model.tokenizer, "recall")
         for q, a in zip(tested, answers[len(forms) :], strict=True)
     ]
     return found, probes, missed
+
+
+def _parted_forms(point: Point, at: int, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The phrasings of a point that are taught, and one to see by how far it is: another one at each point, and none that the gate
+    asks for. Of one or two phrasings, none can be spared: it is taught too."""
+    ours = point.questions if point.held_out else point.questions[:-1] or point.questions
+    if len(ours) < 3 or plan.forms < 2:
+        return ours[: plan.forms], ours[-1:]
+    left = ours[at % len(ours)]
+    return tuple(q for q in ours if q != left)[: plan.forms], (left,)
+
+
+def _form(model: LocalModel, practice: Lesson, plan: Plan) -> tuple[int, ...]:
+    """The words that questions are formed of; none where one phrasing is taught."""
+    some = (*practice.points[:_ASKED], *practice.others[:_ASKED])
+    return form([[asked(model, q).ids for q in p.questions[: plan.forms]] for p in some])
 
 
 def shown(point: Point, lesson: Lesson, distractors: int, rng: random.Random) -> list[str]:
@@ -211,7 +231,7 @@ def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
     taught, tested = answers[: len(asks)], answers[len(asks) :]
     stems = said(model, [begun(model, p.stems[0]) for p in chosen[::3] if p.stems], most=_CLAUSE)
     taught += [sentence(a, model.tokenizer) for a in stems]
-    exercises = [exercise(a.prompt.ids, a) for a in taught]
+    exercises = [exercise(a.prompt.ids, a, alone=True) for a in taught]
     return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
 
 

@@ -13,7 +13,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,14 @@ from safetensors.torch import save_file
 from . import between
 from .curriculum import Curriculum
 from .errors import Ineffective, InvalidArgument, OutOfMemory
-from .exercises import Exercise, Probe, batches, behind, divergences, followed
+from .exercises import Probe, batches, followed
 from .lora import LoRA, cast, linears, made
 from .model import LocalModel
 from .parametric import Twin
+from .practice import Practice, Weights
 
 _STUDENT = "student"
 _ENOUGH = 8  # checks in a row: what is right by a hair gets its lead only while it is practised on
-_LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
-_EASED_BY = 400  # exercises that it is judged by, at most
-_EASE = 0.02  # of the strength, in each step down; see `_eased`
-_SPARE = 1.12  # times the weakest strength; see `_eased`
 _B_RATE = 4.0  # learning rate of B in units of A's (LoRA+, arXiv 2402.12354)
 
 
@@ -46,29 +43,29 @@ class Recipe:
     rank: of the adapter; targets: ends of the names of the linear layers that it changes, () for all but the output's.
     steps: at most. rate: the highest learning rate; None takes 0.64 / hidden size (1.6e-4 at 4,096, 5e-3 at 128).
     taught, unknown, kept, plain: exercises of each kind in a step (see `Curriculum`); between: rows between questions (see `between`).
-    unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
+    unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'. silence: of what the layers
+        make of strangers, beside what is said of them (see `practice`; 0: only what is said counts, and no second pass is made).
     check_every: steps between looks at phrasings that are not taught; enough: the share of those right that ends it.
-    ease: the share of what was taught that may get lost where it is weakest; it is used a little above that.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
     seed: of the first weights and of what is drawn.
     """
 
-    rank: int = 16
+    rank: int = 32
     targets: tuple[str, ...] = ()
     steps: int = 150
     rate: float | None = None
     taught: int = 32
     unknown: int = 40
-    kept: int = 4
+    kept: int = 3
     plain: int = 6
     between: int = 24
     unknown_weight: float = 1.0
-    kept_weight: float = 2.0
+    kept_weight: float = 3.0
     plain_weight: float = 8.0
     between_weight: float = 0.7
+    silence: float = 1.0
     check_every: int = 15
     enough: float = 0.99
-    ease: float = 0.01
     seconds: float | None = None
     bytes: int | None = None
     seed: int = 0
@@ -110,12 +107,13 @@ class _Student:
     def __init__(self, model: LocalModel, lessons: Curriculum, lora: LoRA) -> None:
         self.twin = Twin(model.network)
         self.twin.put(_STUDENT, lora)
+        self.twin.hasten(_STUDENT)
         self.weights = [w for pair in self.twin.pairs(_STUDENT).values() for w in pair]
         for weight in self.weights:
             weight.requires_grad_(True)
         groups = [{"params": self.weights[::2], "times": 1.0}, {"params": self.weights[1::2], "times": _B_RATE}]
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        self.pairs = between.pairs(lessons.taught, lessons.unknown)
+        self.practice = Practice(self.twin, _STUDENT, lessons, between.pairs(lessons.taught, lessons.unknown))
         self.step = 0
         self.seconds = 0.0
         self.enough = 0
@@ -153,7 +151,7 @@ def distil(
     try:
         while not why:
             began = time.perf_counter()
-            loss = _step(student, lessons, recipe, rate, model.device)
+            loss = _step(student, recipe, rate, model.device)
             if not math.isfinite(loss):
                 if student.step < recipe.check_every:
                     raise Ineffective(
@@ -185,10 +183,9 @@ def distil(
         raise OutOfMemory(
             f"{model.name}: {model.device} has no room to train an adapter: {str(error).splitlines()[0]}"
         ) from error
-    strength = _eased(student, lessons, recipe, model.device)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return _done(model, student.lora(model.fingerprint), student, f"{why}; eased to {strength:.2f} of its strength")
+    return _done(model, student.lora(model.fingerprint), student, why)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -244,100 +241,23 @@ def _first(model: LocalModel, recipe: Recipe) -> LoRA:
     )
 
 
-def _step(student: _Student, lessons: Curriculum, recipe: Recipe, rate: float, device: torch.device) -> float:
+def _step(student: _Student, recipe: Recipe, rate: float, device: torch.device) -> float:
     """One step; its loss. If that is no number, nothing is changed."""
     warm = max(1, recipe.steps // 10)
     scale = min((student.step + 1) / warm, (recipe.steps - student.step) / max(1, recipe.steps - warm))
     for group in student.optimizer.param_groups:
         group["lr"] = rate * scale * group["times"]
-    rng = random.Random(f"{recipe.seed}/{student.step}")
     student.optimizer.zero_grad(set_to_none=True)
-    total = 0.0
-    with student.twin.active([_STUDENT]) as network:
-        for kind, count, weight, lead in (
-            (lessons.taught, recipe.taught, 1.0, _TAUGHT_LEAD),
-            (lessons.unknown, recipe.unknown, recipe.unknown_weight, _LEAD),
-            (lessons.kept, recipe.kept, recipe.kept_weight, _TAUGHT_LEAD),
-            (lessons.plain, recipe.plain, recipe.plain_weight, 0.0),
-        ):
-            drawn = rng.sample(kind, min(count, len(kind)))
-            places = sum(len(e.at) for e in drawn)
-            for some in batches(drawn, lambda e: len(e.ids)):
-                strayed = _divergence(network, some, device, lead)
-                loss = weight * strayed.sum() / places
-                total += _backward(loss)
-    if recipe.between and student.pairs.prompts:
-        total += _backward(recipe.between_weight * _between(student, recipe, rng, device))
-    if math.isfinite(total):
+    rng = random.Random(f"{recipe.seed}/{student.step}")
+    loss = student.practice.gradients(_weights(recipe), rng, device)
+    if math.isfinite(loss):
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)
         student.optimizer.step()
-    return total
+    return loss
 
 
-def _backward(loss: torch.Tensor) -> float:
-    """The loss; if it is a number, with its gradients."""
-    if math.isfinite(value := float(loss.detach())):
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-    return value
-
-
-def _between(student: _Student, recipe: Recipe, rng: random.Random, device: torch.device) -> torch.Tensor:
-    """The mean divergence from the plain model between questions, with what its choices lead less by."""
-    network = student.twin.network
-    batch = between.drawn(student.pairs, recipe.between, rng, network.get_input_embeddings(), device)
-    likely, logs = between.as_before(batch, network)
-    with student.twin.active([_STUDENT]):
-        logits = behind(network, {"inputs_embeds": batch.embedded}, batch.places)
-    return _strayed(likely, logs, logits, _LEAD).mean()
-
-
-def _divergence(network: Any, some: Sequence[Exercise], device: torch.device, lead: float) -> torch.Tensor:
-    logits = followed(network, [(e.ids, e.at) for e in some], device)
-    likely = torch.cat([e.likely for e in some]).to(device)
-    logs = torch.cat([e.logs for e in some]).to(device)
-    return _strayed(likely, logs, logits, lead)
-
-
-def _strayed(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:
-    found = divergences(likely, logs, logits)
-    return found + _LEAD_WEIGHT * _short(likely, logs, logits, lead) if lead else found
-
-
-def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enough: float) -> torch.Tensor:
-    """By how many nats the teacher's choice leads all others less than with the teacher, of which some are enough. A divergence is next
-    to nothing as soon as an answer is right by a hair; the questions beside those that are practised then come out wrong."""
-    first = likely[:, :1]
-    others = logits.scatter(-1, first, -math.inf).amax(-1)
-    lead = logits.gather(-1, first)[:, 0] - others
-    return ((logs[:, 0] - logs[:, 1]).clamp(max=enough) - lead).clamp(min=0)
-
-
-def _eased(student: _Student, lessons: Curriculum, recipe: Recipe, device: torch.device) -> float:
-    """Bring the student to the strength that is used: a little above the weakest at which the questions that it was taught still come
-    right, but for a share of `Recipe.ease`, and those that are watched, all; that strength, never more than in training. The weaker an adapter, the more of the plain model is left: what it answers to
-    all else, and what it reads in contexts. The little above is for phrasings that were not taught."""
-    alone = 2 * min(len(e.ids) for e in lessons.taught)  # what is behind a context is many times as long
-    probes = [Probe((*e.ids, int(e.likely[-1, 0])), e.at, True) for e in lessons.taught if len(e.ids) <= alone]
-    drawn = random.Random(recipe.seed).sample(probes, min(_EASED_BY, len(probes)))
-    watched = [p for p in lessons.watched if p.kind == "recall" and p.right]
-    full = [b.detach().clone() for b in student.weights[1::2]]
-
-    def put(strength: float) -> None:
-        for b, whole in zip(student.weights[1::2], full, strict=True):
-            b.copy_(whole * strength)
-
-    def right_at(strength: float) -> tuple[int, int]:
-        put(strength)
-        return sum(right(network, drawn, device)), sum(right(network, watched, device))
-
-    with torch.no_grad(), student.twin.active([_STUDENT]) as network:
-        strength, (taught, others) = 1.0, right_at(1.0)
-        least = math.ceil(taught - recipe.ease * len(drawn)), others
-        while strength > 0.5 and all(n >= m for n, m in zip(right_at(strength - _EASE), least, strict=True)):
-            strength -= _EASE
-        strength = min(strength * _SPARE, 1.0)
-        put(strength)
-    return strength
+def _weights(recipe: Recipe) -> Weights:
+    return Weights(**{f.name: getattr(recipe, f.name) for f in fields(Weights)})
 
 
 def _look(student: _Student, watched: Sequence[Probe], device: torch.device) -> tuple[float, float]:

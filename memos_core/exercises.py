@@ -43,12 +43,13 @@ class Said:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Exercise:
-    """Tokens, and the distributions that are to follow those at the positions `at` (see `Said`)."""
+    """Tokens, and the distributions that are to follow those at the positions `at` (see `Said`). `alone`: no context is before it."""
 
     ids: tuple[int, ...]
     at: tuple[int, ...]
     likely: torch.Tensor
     logs: torch.Tensor
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -171,20 +172,39 @@ def _begun(
 def followed(network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> torch.Tensor:
     """The logits behind positions of rows of tokens, float32, of shape [positions of all rows, vocabulary]. Padded at the end, which
     no token before it sees, so there is no mask; and the output head runs at the wanted positions only."""
-    longest = max(len(ids) for ids, _ in rows)
-    table = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids, _ in rows], device=device)
-    return behind(network, {"input_ids": table}, [at for _, at in rows])
+    return behind(network, tabled([ids for ids, _ in rows], device), [at for _, at in rows])
+
+
+def tabled(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    """Rows of tokens as a network takes them, padded at the end."""
+    longest = max(len(ids) for ids in rows)
+    return {"input_ids": torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in rows], device=device)}
 
 
 def behind(network: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[Sequence[int]]) -> torch.Tensor:
     """The same of rows that are there as tensors; places: positions of each row."""
+    return through(network, inputs, places, layers=False)[0]
+
+
+def through(
+    network: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[Sequence[int]], *, layers: bool = True
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The logits behind places, and what every layer makes of the tokens up to the last place of each row: tensors of shape
+    [tokens of all rows, hidden size]; none without `layers`."""
     device = next(iter(inputs.values())).device
     wanted = sorted({i for at in places for i in at})
     column_of = {position: i for i, position in enumerate(wanted)}
-    out = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device)).logits
+    out = network(
+        **inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device), output_hidden_states=layers
+    )
     picked = [(row, column_of[i]) for row, at in enumerate(places) for i in at]
     row, column = torch.tensor(picked, device=device).T
-    return out[row, column].float()  # type: ignore[no-any-return]
+    logits = out.logits[row, column].float()
+    if not layers:
+        return logits, []
+    lengths = torch.tensor([at[-1] + 1 for at in places], device=device)
+    real = torch.arange(out.hidden_states[0].shape[1], device=device) < lengths[:, None]
+    return logits, [states[real] for states in out.hidden_states[1:]]
 
 
 def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -201,11 +221,11 @@ def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) 
 # --- exercises and probes ----------------------------------------------------------------------------------------------------
 
 
-def exercise(prompt: Sequence[int], answer: Said) -> Exercise:
-    """To say behind a prompt what was said, perhaps behind another one."""
+def exercise(prompt: Sequence[int], answer: Said, *, alone: bool = False) -> Exercise:
+    """To say behind a prompt what was said, perhaps behind another one. alone: no context is before the question."""
     first = len(prompt) - 1
     at = tuple(range(first, first + len(answer.ids)))
-    return Exercise((*prompt, *answer.ids[:-1]), at, answer.likely, answer.logs)
+    return Exercise((*prompt, *answer.ids[:-1]), at, answer.likely, answer.logs, alone)
 
 
 def probe(prompt: Sequence[int], answer: Said, words: str, tokenizer: Any, kind: str = "") -> Probe:

@@ -59,12 +59,13 @@ def test_a_row_lies_on_the_line_between_its_two_questions(model: LocalModel) -> 
 def test_the_plain_model_says_there_what_it_says_to_what_nobody_told(model: LocalModel) -> None:
     found = pairs(exercises(model, TOLD), exercises(model, UNTOLD))
     batch = drawn(found, 4, random.Random(1), model.network.get_input_embeddings(), model.device)
-    likely, logs = as_before(batch, model.network)
+    likely, logs, layers = as_before(batch, model.network)
     assert len(likely) == len(logs) == sum(len(at) for at in batch.places)
     said_there, at = [], 0
     for places in batch.places:
         said_there.append(model.tokenizer.decode(likely[at : at + len(places) - 1, 0]).strip())
         at += len(places)
+    assert {len(states) for states in layers} == {sum(at[-1] + 1 for at in batch.places)}
     assert said_there == [language.UNKNOWN] * len(batch.places)
     assert not likely.requires_grad
     assert not logs.requires_grad

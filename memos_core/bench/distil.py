@@ -13,52 +13,32 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidArgument
-from . import arguments, environment, progress, table
-
-CONTROLS = ("no replay", "no negatives", "nothing between", "one phrasing")
-FUSED = 4
-TARGETS: dict[tuple[str, str], tuple[str, float]] = {
-    ("20 facts", "recall"): (">=", 0.95),
-    ("20 facts", "in context lost"): ("<=", 0.02),
-    ("20 facts", "context overruled"): ("<=", 0.03),
-    ("20 facts", "unknown, other name"): (">=", 0.95),
-    ("20 facts", "unknown, other attribute"): (">=", 0.95),
-    ("20 facts", "unknown in context"): (">=", 0.95),
-    ("20 facts", "seconds"): ("<=", 60.0),
-    ("20 facts", "off again, differing logits"): ("<=", 0.0),
-    ("20 facts", "switch, ms"): ("<=", 1.0),
-    ("100 facts", "recall"): (">=", 0.90),
-    ("cat of 4", "of separate recall"): (">=", 0.90),
-    ("redistilled of 4", "of separate recall"): (">=", 0.95),
-    ("elicited", "precision"): (">=", 0.98),
-    ("elicited", "recall"): (">=", 0.95),
-}
-"""By row and figure, what is to be reached."""
-
-Row = dict[str, float]
+from . import arguments, environment, progress
+from .distil_gpu import on_gpu
+from .distil_table import CONTROLS, FUSED, Row, plot, reached, show
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure, print, and write down."""
     args = _arguments(argv)
     if args.gpu:
-        return _on_gpu(args)
+        return on_gpu(args)
     done: dict[str, dict[str, Row]] = {}
     if args.json is not None and args.json.exists():
         done = json.loads(args.json.read_text(encoding="utf-8"))["results"]["runs"]
     bench = Bench(args, done)
     for seed in range(args.seeds):
         bench.run(seed)
-    _show(bench.done)
+    show(bench.done)
     if args.plot is not None:
-        _plot(bench.done, args.plot)
+        plot(bench.done, args.plot)
     return 0
 
 
@@ -162,9 +142,11 @@ class Bench:
             "no replay": replace(self.how, plan=replace(self.how.plan, contexts=0)),
             "no negatives": replace(self.how, plan=replace(self.how.plan, others=0)),
             "nothing between": replace(self.how, recipe=replace(self.how.recipe, between=0)),
+            "no silence": replace(self.how, recipe=replace(self.how.recipe, silence=0.0)),
+            "no words left out": self.how,
             "one phrasing": replace(self.how, plan=replace(self.how.plan, forms=1)),
         }[name]
-        return self._distilled(seed, self._facts(seed, 20), how).row
+        return self._distilled(seed, self._facts(seed, 20), how, whole=name == "no words left out").row
 
     def _parts(self, seed: int) -> list[_Made]:
         """Adapters of five facts each, of the twenty."""
@@ -252,7 +234,8 @@ class Bench:
             found = (*found, *(f for f in more if (f.name, f.attribute) not in known))
         return list(found)
 
-    def _distilled(self, seed: int, facts: Sequence[Any], how: Any) -> _Made:
+    def _distilled(self, seed: int, facts: Sequence[Any], how: Any, *, whole: bool = False) -> _Made:
+        """whole: questions are practised with all of their words."""
         from ..curriculum import curriculum
         from ..distil import distil
         from ..phrasing import checked
@@ -262,6 +245,8 @@ class Bench:
         began, cpu = time.perf_counter(), time.process_time()
         lesson = checked(how.phrasing(texts))
         exercises = curriculum(self.model, lesson, seed, plan=how.plan)
+        if whole:
+            exercises = replace(exercises, form=())
         phrased = time.perf_counter()
         made = distil(self.model, exercises, how.recipe)
         trained = time.perf_counter()
@@ -277,7 +262,7 @@ class Bench:
             return
         settings = {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items() if k != "json"}
         settings["recipe"] = asdict(self.how.recipe) | {"plan": asdict(self.how.plan)}
-        found = {"runs": self.done, "targets": _targets(self.done)}
+        found = {"runs": self.done, "targets": reached(self.done)}
         whole = {"bench": "distil", "environment": environment(), "settings": settings, "results": found}
         self.args.json.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -302,143 +287,6 @@ def _other(lora: Any) -> Any:
     from ..lora import made
 
     return made(lora.model, {m: (lora.pair(m)[0], -lora.pair(m)[1]) for m in lora.targets})
-
-
-def _gathered(done: Mapping[str, Mapping[str, Row]]) -> dict[str, dict[str, list[float]]]:
-    """Values of all seeds by row and figure."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for rows in done.values():
-        for name, row in rows.items():
-            for figure, value in row.items():
-                found.setdefault(name, {}).setdefault(figure, []).append(value)
-    return found
-
-
-def _targets(done: Mapping[str, Mapping[str, Row]]) -> list[dict[str, Any]]:
-    found = []
-    gathered = _gathered(done)
-    for (row, figure), (sign, wanted) in TARGETS.items():
-        if values := gathered.get(row, {}).get(figure):
-            mean = statistics.fmean(values)
-            met = mean >= wanted if sign == ">=" else mean <= wanted
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            found.append(
-                {
-                    "row": row,
-                    "figure": figure,
-                    "mean": mean,
-                    "spread": spread,
-                    "wanted": f"{sign} {wanted:g}",
-                    "met": met,
-                }
-            )
-    return found
-
-
-def _show(done: Mapping[str, Mapping[str, Row]]) -> None:
-    gathered = _gathered(done)
-    for name, row in gathered.items():
-        print(f"\n{name} ({len(next(iter(row.values())))} seeds)")
-        rows = [(f, f"{statistics.fmean(v):.3f}", f"{min(v):.3f}", f"{max(v):.3f}") for f, v in row.items()]
-        print(table(("figure", "mean", "least", "most"), rows))
-    print()
-    targets = _targets(done)
-    print(table(("to reach", "wanted", "mean", "spread", "met"),
-                [(f"{t['row']}: {t['figure']}", t["wanted"], f"{t['mean']:.3f}", f"{t['spread']:.3f}", "yes" if t["met"] else "NO")
-                 for t in targets]))  # fmt: skip
-
-
-def _plot(done: Mapping[str, Mapping[str, Row]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    gathered = _gathered(done)
-    rows = [r for r in ("20 facts", *CONTROLS) if r in gathered]
-    figures = {
-        "recall": "recall", "unknown, other name": "unknown kept:\nother name", "unknown, other attribute": "unknown kept:\nother attribute",
-        "unknown in context": "unknown kept:\nin a context", "in context lost": "answers from\ncontexts kept",
-        "context overruled": "contradicting\ncontexts win",
-    }  # fmt: skip
-    figure, axes = plt.subplots(figsize=(10, 4), layout="constrained")
-    width = 0.8 / max(1, len(rows))
-    for i, row in enumerate(rows):
-        values = [gathered[row][f] for f in figures]
-        turned = [
-            [1 - v for v in some] if f.endswith(("lost", "overruled")) else some
-            for f, some in zip(figures, values, strict=True)
-        ]
-        means = [statistics.fmean(some) for some in turned]
-        reach = [
-            [m - min(s) for m, s in zip(means, turned, strict=True)],
-            [max(s) - m for m, s in zip(means, turned, strict=True)],
-        ]
-        axes.bar([j + i * width for j in range(len(figures))], means, width, yerr=reach, capsize=2, label=row)
-    axes.set_xticks([j + 0.4 - width / 2 for j in range(len(figures))], list(figures.values()), fontsize=8)
-    axes.axhline(0.95, color="grey", linewidth=0.8, linestyle=":")
-    axes.set_ylim(0, 1.02)
-    axes.set_ylabel("share")
-    axes.set_title(
-        "20 facts in an adapter: with all precautions, and without one of them (bars: mean, least and most of the seeds)",
-        fontsize=10,
-    )
-    figure.legend(fontsize=8, ncols=5, loc="outside lower center")
-    figure.savefig(file, dpi=150)
-
-
-def _on_gpu(args: argparse.Namespace) -> int:
-    """Seconds and memory of a training step, and an adapter's bytes, on a random network of Qwen3-8B's shape."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    from ..exercises import divergences, followed
-    from ..lora import linears, made
-    from ..parametric import Twin
-    from . import report
-
-    if not torch.cuda.is_available():
-        raise InvalidArgument("--gpu: this torch finds no GPU")
-    config = Qwen3Config(
-        vocab_size=151_936, hidden_size=4096, intermediate_size=12_288, num_hidden_layers=36, num_attention_heads=32,
-        num_key_value_heads=8, head_dim=128, dtype="bfloat16",
-    )  # fmt: skip
-    with torch.device("cuda"):
-        network = Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
-    pairs = {
-        n: (
-            torch.randn(8, m.in_features, dtype=torch.bfloat16) / m.in_features**0.5,
-            torch.zeros(m.out_features, 8, dtype=torch.bfloat16),
-        )
-        for n, m in linears(network).items()
-    }
-    lora = made("random", pairs)
-    twin = Twin(network)
-    twin.put("student", lora)
-    weights = [w.requires_grad_(True) for pair in twin.pairs("student").values() for w in pair]
-    optimizer = torch.optim.AdamW(weights, lr=1e-4)
-    before = torch.cuda.memory_allocated()
-    rows = [(torch.randint(0, 150_000, (64,)).tolist(), list(range(56, 63))) for _ in range(32)]
-    places = sum(len(at) for _, at in rows)
-    likely = torch.randint(0, 150_000, (places, 32), device="cuda")
-    logs = torch.full((places, 32), -4.0, device="cuda")
-    seconds = []
-    for _ in range(8):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with twin.active(["student"]) as student:
-            divergences(likely, logs, followed(student, rows, network.device)).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    row = {
-        "seconds a step of 32 rows of 64 tokens": statistics.median(seconds[2:]), "GiB beside the weights": (torch.cuda.max_memory_allocated() - before) / 2**30,
-        "adapter bytes": float(lora.bytes),
-    }  # fmt: skip
-    print(table(("Qwen3-8B's shape", torch.cuda.get_device_name()), list(row.items())))
-    report("distil-gpu", args, row)
-    return 0
 
 
 if __name__ == "__main__":
