@@ -1,7 +1,7 @@
 """Distilling memories into an adapter: a student without them in context comes to say what the model says with them.
 
 Each step draws exercises of every kind (`curriculum`) and lowers the divergence of the student's distributions from the teacher's. It
-ends when phrasings that are not taught are answered, three times in a row, and what is unknown is still unknown; or with its budget. What a
+ends when phrasings that are not taught are answered, eight times in a row, and what is unknown is still unknown; or with its budget. What a
 step draws follows from the seed and the step's number alone, so a run that was killed goes on from its last checkpoint as if nothing had
 happened. The model is not changed, and may be used meanwhile: the student is a twin of its own.
 """
@@ -52,7 +52,7 @@ class Recipe:
 
     rank: int = 32
     targets: tuple[str, ...] = ()
-    steps: int = 150
+    steps: int = 135
     rate: float | None = None
     taught: int = 32
     unknown: int = 40
@@ -63,7 +63,7 @@ class Recipe:
     kept_weight: float = 3.0
     plain_weight: float = 8.0
     between_weight: float = 0.7
-    silence: float = 1.0
+    silence: float = 1.5
     check_every: int = 15
     enough: float = 0.99
     seconds: float | None = None
@@ -291,7 +291,7 @@ def right(network: Any, probes: Sequence[Probe], device: torch.device) -> list[b
 
 def _run_of(model: LocalModel, lessons: Curriculum, recipe: Recipe) -> str:
     """Names a run: what it trains, on what, how. Budgets may change from one try to the next."""
-    said = sha256(repr((model.fingerprint, replace(recipe, seconds=None, bytes=None))).encode())
+    said = sha256(repr((model.fingerprint, replace(recipe, seconds=None, bytes=None), lessons.form)).encode())
     for e in (*lessons.taught, *lessons.unknown, *lessons.kept, *lessons.plain):
         said.update(repr((e.ids, e.at)).encode())
     return said.hexdigest()

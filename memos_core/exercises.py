@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from . import alteration, chain
 from .alteration import Alteration, altered
 from .brief import FOOTER, HEADER
+from .errors import Unsupported
 from .model import LocalModel
 from .phrasing import Lesson, Point, contradicted
 from .prompt import Prompt
@@ -194,17 +195,44 @@ def through(
     device = next(iter(inputs.values())).device
     wanted = sorted({i for at in places for i in at})
     column_of = {position: i for i, position in enumerate(wanted)}
-    out = network(
-        **inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device), output_hidden_states=layers
-    )
+    listening: AbstractContextManager[list[torch.Tensor]] = _heard(network) if layers else nullcontext([])
+    with listening as heard:
+        out = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device))
     picked = [(row, column_of[i]) for row, at in enumerate(places) for i in at]
     row, column = torch.tensor(picked, device=device).T
     logits = out.logits[row, column].float()
     if not layers:
         return logits, []
     lengths = torch.tensor([at[-1] + 1 for at in places], device=device)
-    real = torch.arange(out.hidden_states[0].shape[1], device=device) < lengths[:, None]
-    return logits, [states[real] for states in out.hidden_states[1:]]
+    real = torch.arange(heard[0].shape[1], device=device) < lengths[:, None]
+    return logits, [states[real] for states in heard]
+
+
+@contextmanager
+def _heard(network: Any) -> Iterator[list[torch.Tensor]]:
+    """What each layer of a network, which nobody else runs meanwhile, gives on, in a pass within the block. transformers' own way
+    (output_hidden_states) leaves hooks behind for good, and a twin shares its hooks with the original: each would hear the other."""
+    count = network.config.get_text_config().num_hidden_layers
+    stacks = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    if not stacks:
+        raise Unsupported(f"{network.config.model_type}: it has no stack of {count} layers to listen to")
+    found: list[torch.Tensor] = []
+
+    def hearing(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            out = forward(*args, **kwargs)
+            found.append(out[0] if isinstance(out, tuple) else out)
+            return out
+
+        return run
+
+    try:
+        for layer in stacks[0]:
+            layer.__dict__["forward"] = hearing(layer.forward)
+        yield found
+    finally:
+        for layer in stacks[0]:
+            layer.__dict__.pop("forward", None)
 
 
 def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -90,6 +90,22 @@ def test_layers_are_those_of_the_tokens_and_never_of_the_padding(model: LocalMod
         assert torch.allclose(states, torch.cat([each[at] for _, each in alone]), atol=1e-3)
 
 
+def test_listening_to_layers_leaves_nothing_behind_on_the_twin_or_on_the_model(model: LocalModel, twin: Twin) -> None:
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + ("forward" in m.__dict__) for m in model.network.modules())
+
+    before = hooks()
+    rows = [asked(model, q).ids for q in ASK]
+    inputs, places = tabled(rows, model.device), [[len(r) - 1] for r in rows]
+    with torch.no_grad():
+        first = through(twin.network, inputs, places)[1]
+        through(Twin(model.network).network, inputs, places)
+        again = through(twin.network, inputs, places)[1]
+    assert len(first) == len(again) == model.network.config.num_hidden_layers
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert hooks() == before
+
+
 def test_silence_costs_what_a_divergence_does_not_see(model: LocalModel, twin: Twin) -> None:
     """What nobody answered is said as before, and still the layers are not what they were."""
     answers = said(model, [asked(model, q) for q in ASK])

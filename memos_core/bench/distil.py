@@ -167,13 +167,13 @@ class Bench:
 
         parts = self._parts(seed)
         separate = statistics.fmean(part.scores.recall for part in parts)
-        whole = self._twenty(seed)
         if method == "distil":
-            row = dict(whole.row)
+            row = dict(self.done[str(seed)].get("20 facts") or self._twenty(seed).row)
         else:
+            lesson = self._lesson(self._facts(seed, 20), self.how)
             loras = [part.lora for part in parts]
             lora = cat(loras) if method == "cat" else roughly(self.model, loras, method)  # type: ignore[arg-type]
-            row = _figures(self.how.verified(self.model, lora, whole.lesson)) | {"rank": float(lora.rank)}
+            row = _figures(self.how.verified(self.model, lora, lesson)) | {"rank": float(lora.rank)}
         return row | {"separate recall": separate, "of separate recall": row["recall without context"] / separate}
 
     def _elicited(self, seed: int) -> Row:
@@ -234,16 +234,20 @@ class Bench:
             found = (*found, *(f for f in more if (f.name, f.attribute) not in known))
         return list(found)
 
+    def _lesson(self, facts: Sequence[Any], how: Any) -> Any:
+        from ..phrasing import checked
+
+        texts = [self.language.state(f, form) for f, form in zip(facts, cycle(self.language.STATEMENTS), strict=False)]
+        return checked(how.phrasing(texts))
+
     def _distilled(self, seed: int, facts: Sequence[Any], how: Any, *, whole: bool = False) -> _Made:
         """whole: questions are practised with all of their words."""
         from ..curriculum import curriculum
         from ..distil import distil
-        from ..phrasing import checked
 
-        texts = [self.language.state(f, form) for f, form in zip(facts, cycle(self.language.STATEMENTS), strict=False)]
         how = replace(how, recipe=replace(how.recipe, seed=seed))
         began, cpu = time.perf_counter(), time.process_time()
-        lesson = checked(how.phrasing(texts))
+        lesson = self._lesson(facts, how)
         exercises = curriculum(self.model, lesson, seed, plan=how.plan)
         if whole:
             exercises = replace(exercises, form=())
