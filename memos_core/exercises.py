@@ -226,13 +226,17 @@ def _heard(network: Any) -> Iterator[list[torch.Tensor]]:
 
         return run
 
+    before = [layer.__dict__.get("forward") for layer in stacks[0]]
     try:
         for layer in stacks[0]:
             layer.__dict__["forward"] = hearing(layer.forward)
         yield found
     finally:
-        for layer in stacks[0]:
-            layer.__dict__.pop("forward", None)
+        for layer, forward in zip(stacks[0], before, strict=True):
+            if forward is None:
+                layer.__dict__.pop("forward", None)
+            else:
+                layer.__dict__["forward"] = forward
 
 
 def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""A linear layer with its LoRA as one function, for training: a third of the operations, and nothing kept that is not needed.
+"""A linear layer with its LoRA as one function, for training: fewer operations, and nothing is kept that is not needed.
 
 It computes x W' + b + (x A') B', and of its gradients those of x, A and B. Knows tensors and the layers that a twin has.
 """
