@@ -72,6 +72,13 @@ def test_no_ray_at_an_address_is_said_at_once() -> None:
 
 
 @needs_ray
+@pytest.mark.parametrize("host", [".", "a" * 64])
+def test_what_can_be_nobodys_name_is_no_address_of_ray(host: str) -> None:
+    with pytest.raises(WorkersUnavailable, match="no Ray at"):
+        workers.ray(Opening("nowhere"), address=f"{host}:6379", replicas=1)
+
+
+@needs_ray
 def test_what_is_no_ray_is_told_from_one() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -87,8 +94,12 @@ def test_what_is_no_ray_is_told_from_one() -> None:
 
 @needs_ray
 @pytest.mark.parametrize(
-    ("name", "value"), [("address", "somewhere"), ("address", "host:port"), ("replicas", 0), ("every", 0)]
-)
+    ("name", "value"),
+    [
+        *(("address", wrong) for wrong in ("somewhere", "host:port", "127.0.0.1:99999", "127.0.0.1:0", "127.0.0.1:²", 6379)),
+        ("replicas", 0), ("every", 0), ("cpus", -1), ("cpus", float("nan")), ("gpus", -1), ("gpus", 1.5), ("gpus", "one"),
+    ],
+)  # fmt: skip
 def test_an_argument_that_is_none_is_refused(name: str, value: Any) -> None:
     given = {"address": "127.0.0.1:1", "replicas": 1, name: value}
     with pytest.raises(InvalidArgument, match=name):
@@ -102,11 +113,19 @@ def test_without_ray_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_worker_takes_a_gpu_where_there_are_any_and_no_more_than_there_are() -> None:
-    assert workers.placed({"CPU": 8.0}, 8, 1.0, None) == {"num_cpus": 1.0, "num_gpus": 0.0}
-    assert workers.placed({"CPU": 8.0, "GPU": 2.0}, 2, 1.0, None) == {"num_cpus": 1.0, "num_gpus": 1.0}
-    assert workers.placed({"CPU": 8.0, "GPU": 2.0}, 4, 1.0, 0.5) == {"num_cpus": 1.0, "num_gpus": 0.5}
-    assert workers.placed({"CPU": 8.0, "GPU": 2.0}, 4, 1.0, 0.0) == {"num_cpus": 1.0, "num_gpus": 0.0}
-    with pytest.raises(InvalidArgument, match="4 workers of 1 GPU each are more than the cluster's 2"):
-        workers.placed({"CPU": 8.0, "GPU": 2.0}, 4, 1.0, None)
-    with pytest.raises(InvalidArgument, match="9 workers of 1 CPU each"):
-        workers.placed({"CPU": 8.0}, 9, 1.0, None)
+    eight, two = [{"CPU": 4.0}, {"CPU": 4.0}], [{"CPU": 8.0, "GPU": 2.0}]
+    assert workers.placed(eight, 8, 1.0, None) == {"num_cpus": 1.0, "num_gpus": 0.0}
+    assert workers.placed([{}, *two], 2, 1.0, None) == {"num_cpus": 1.0, "num_gpus": 1.0}
+    assert workers.placed(two, 4, 1.0, 0.5) == {"num_cpus": 1.0, "num_gpus": 0.5}
+    assert workers.placed(two, 4, 1.0, 0.0) == {"num_cpus": 1.0, "num_gpus": 0.0}
+    assert workers.placed([{"CPU": 1.0}], 10, 0.1, None) == {"num_cpus": 0.1, "num_gpus": 0.0}
+    assert workers.placed(two, 99, 0.0, 0.0) == {"num_cpus": 0.0, "num_gpus": 0.0}
+    with pytest.raises(InvalidArgument, match=r"4 workers of 1 CPU and 1 GPU each .* which is 2"):
+        workers.placed(two, 4, 1.0, None)
+    with pytest.raises(InvalidArgument, match=r"9 workers of 1 CPU each .* which is 8"):
+        workers.placed(eight, 9, 1.0, None)
+
+
+def test_what_no_one_node_has_is_not_waited_for_though_all_together_have_it() -> None:
+    with pytest.raises(InvalidArgument, match=r"1 workers of 2 GPU each .* which is 0"):
+        workers.placed([{"CPU": 8.0, "GPU": 1.0}] * 2, 1, 0.0, 2.0)
