@@ -92,7 +92,8 @@ class Ticking:
         self._require_open()
         self._scheduler.check(self._model)
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
+            # one that was told to end, and has not yet, is as good as gone
+            if self._thread is None or not self._thread.is_alive() or self._scheduler.stopping.is_set():
                 self._scheduler.stopping.clear()
                 self._thread = threading.Thread(target=self._tick_on, args=(seconds,), name="memos-tick", daemon=True)
                 self._thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from .errors import InvalidArgument
 from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
+_DAY = 86_400  # seconds
 
 
 def checked_actor(actor: Any, *, public: bool = False) -> str:
@@ -83,10 +85,12 @@ def checked_policy(policy: Any) -> Policy:
         value, least = getattr(policy, name), 0 if name.startswith("resident") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
-    if not isinstance(policy.lock_seconds, int | float) or not policy.lock_seconds >= 0:
+    if not isinstance(policy.lock_seconds, int | float) or not 0 <= policy.lock_seconds <= threading.TIMEOUT_MAX:
         raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
-    if not isinstance(policy.lease_seconds, int | float) or not policy.lease_seconds >= 1:
-        raise InvalidArgument(f"Policy.lease_seconds: seconds from 1 are needed, not {policy.lease_seconds!r}")
+    if not isinstance(policy.lease_seconds, int | float) or not 1 <= policy.lease_seconds <= _DAY:
+        raise InvalidArgument(
+            f"Policy.lease_seconds: seconds from 1 to {_DAY:,}, a day, are needed, not {policy.lease_seconds!r}"
+        )
     if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(seconds=1):
         raise InvalidArgument(
             f"Policy.keep_versions: a timedelta from one second is needed, not {policy.keep_versions!r}"
