@@ -183,8 +183,7 @@ def _log(args: argparse.Namespace) -> None:
     with _open(args) as memory:
         events = memory.log(limit=LARGEST if args.export else args.limit, **wanted)
     if args.export is not None:
-        with args.export.open("w", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(asdict(event), default=str)}\n" for event in reversed(events))
+        _write("--export", args.export, "".join(f"{json.dumps(asdict(e), default=str)}\n" for e in reversed(events)))
         print(f"{len(events)} events written to {args.export}")
         return
     for event in events:
@@ -254,11 +253,15 @@ def _report(args: argparse.Namespace) -> None:
 
     with _open(args) as memory:
         text = page(memory.overview(), args.path)
-    try:
-        args.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidArgument(f"out: {args.out}: {error.strerror or error}") from error
+    _write("out", args.out, text)
     print(args.out)
+
+
+def _write(name: str, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument(f"{name}: {path}: {error.strerror or error}") from error
 
 
 def _tick(args: argparse.Namespace) -> None:

@@ -441,7 +441,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
         who = self._who(actor)
-        return self._whole(lambda: self._inquiry.stats(who, self._embedding.name))
+        of_record = self._vault.manifest.embedder or self._embedding.name  # who only looks may have opened it with none
+        return self._whole(lambda: self._inquiry.stats(who, of_record))
 
     # --- its life ------------------------------------------------------------------------------------------------------
 

@@ -100,7 +100,7 @@ def test_a_lease_that_is_held_is_under_way(seen: tuple[MemOS, list[MemCube]]) ->
 def test_the_commands_show_it_without_the_stores_embedder(
     seen: tuple[MemOS, list[MemCube]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, cubes = seen
+    memory, cubes = seen
     store = str(tmp_path / "store")
     assert main(["why", store, cubes[0].id, "--actor", "ann"]) == 0
     assert "build activation" in capsys.readouterr().out
@@ -111,10 +111,13 @@ def test_the_commands_show_it_without_the_stores_embedder(
     assert main(["stats", store, "--json", "--actor", "ann"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["memories"] == 13
+    assert said["embedder"] == memory._embedding.name  # not what the command was opened with
     assert said["bytes"]["activation"] > 0
     assert main(["tick", store]) == 0
     assert main(["report", store, str(tmp_path / "no" / "where.html")]) == 1
     assert "where.html" in capsys.readouterr().err
+    assert main(["log", store, "--export", str(tmp_path / "no" / "events")]) == 1
+    assert "--export: " in capsys.readouterr().err
 
 
 def test_the_report_is_one_file_that_needs_nothing_from_elsewhere(
