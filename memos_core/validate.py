@@ -85,6 +85,12 @@ def checked_policy(policy: Any) -> Policy:
         value, least = getattr(policy, name), 0 if name.startswith("resident") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
+    for name in ("kv_disk_bytes", "adapter_bytes"):
+        value = getattr(policy, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InvalidArgument(f"Policy.{name}: bytes, a whole number from 0, are needed, not {value!r}")
+    if policy.kv_bits not in (0, 8):
+        raise InvalidArgument(f"Policy.kv_bits: 0, as they are, or 8 is needed, not {policy.kv_bits!r}")
     if not isinstance(policy.lock_seconds, int | float) or not 0 <= policy.lock_seconds <= threading.TIMEOUT_MAX:
         raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
     if not isinstance(policy.lease_seconds, int | float) or not 1 <= policy.lease_seconds <= _DAY:

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidArgument, MissingPackage, StoreUnavailable, WorkersUnavailable
+from .errors import Conflict, InvalidArgument, MissingPackage, StoreUnavailable, WorkersUnavailable
 from .holdings import Rates, SchedulePolicy
 from .memos import MemOS
 from .reports import DONE, FAILED
@@ -165,7 +165,8 @@ def work(
 ) -> Worked:
     """Be a worker until `stop` is set: tick, at once again where something was done, else after `every` seconds.
 
-    Raises as opening does, as `MemOS.tick` does, and StoreUnavailable if the store could not be reached several times in a row.
+    Raises as opening does, as `MemOS.tick` does, and StoreUnavailable if the store could not be reached several times in a row, or Conflict
+    if others kept changing it.
     """
     stop = stop or threading.Event()
     checked_every(every)
@@ -178,7 +179,10 @@ def work(
         while not stop.is_set():
             try:
                 tick = worker.tick()
-            except StoreUnavailable as error:
+            except (
+                StoreUnavailable,
+                Conflict,
+            ) as error:  # the store is away, or others write all the time: it may pass
                 failures += 1
                 if failures == _PATIENCE:
                     raise

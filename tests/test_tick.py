@@ -22,6 +22,7 @@ from memos_core import (
     Rates,
     SchedulePolicy,
     State,
+    StoreUnavailable,
 )
 from tests.conftest import Clock
 from tests.networks import random_model
@@ -209,6 +210,19 @@ def test_reading_keeps_a_memory_and_so_does_freezing_it(archiving: MemOS, clock:
     assert memory.tick().moves == ()
     assert memory.get(read.id).state is State.GENERATED
     assert memory.get(frozen.id).state is State.FROZEN
+
+
+def test_a_read_that_could_not_be_written_down_is_written_down_by_the_next_tick(
+    open_store: Callable[..., MemOS],
+) -> None:
+    memory, other = open_store(policy=Policy(lock_seconds=0.05)), open_store()
+    [cube] = memory.add("The spare key is under the blue pot.")
+    memory.search("Where is the spare key?")
+    with other._vault.writing(), pytest.raises(StoreUnavailable):
+        memory.tick()
+    memory.search("Where is the spare key?")
+    memory.tick()
+    assert memory.get(cube.id).usage.reads == 2
 
 
 def test_what_was_changed_or_read_since_it_was_found_cold_is_not_archived(archiving: MemOS, clock: Clock) -> None:
