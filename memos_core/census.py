@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -251,11 +252,11 @@ class Census:
         self, columns: _Columns, at: Circumstances, placed: Collection[str], kept: Mapping[str, MemCube] | None = None
     ) -> None:
         """What was converted by hand, which stays while there is room for it, and passages that nobody's requests want any more."""
-        model = at.model
-        for cube in (self._kept() if kept is None else kept).values():
-            if cube.id in placed:
-                continue
-            by_hand = cube.attributes.get("scope") is None
+        model, rest = at.model, [c for c in (self._kept() if kept is None else kept).values() if c.id not in placed]
+        alive = self._alive({link.id for c in rest for link in c.lineage}, at.now)
+        for cube in rest:
+            # one whose sources are out of search or past their time is opened by nobody: it must not hold room that others need
+            by_hand = cube.attributes.get("scope") is None and {link.id for link in cube.lineage} <= alive
             frozen = cube.state is State.FROZEN
             subject = Subject(cube.id, cube.access.owner, (), cube)
             row: dict[str, Any] = {"pinned": by_hand, "rebuildable": bool(cube.lineage) and not frozen}
@@ -265,6 +266,12 @@ class Census:
             else:
                 tokens = cube.payload.tokens if isinstance(cube.payload, KVCache) else 0
                 columns.add(subject, tokens=tokens, kv_bytes=_size(cube), kv_place=Place.DISK, kv_blob=True, **row)
+
+    def _alive(self, ids: Collection[str], now: float) -> set[str]:
+        """Those of some memories that are searched and have not expired."""
+        rows = self._vault.by_ids(sorted(ids), filters.in_states(lifecycle.SEARCHED)) if ids else []
+        moment = datetime.fromtimestamp(now, UTC)
+        return {r.cube.id for r in rows if not lifecycle.has_expired(r.cube, moment)}
 
     def _kept(self) -> dict[str, MemCube]:
         where = filters.all_of(

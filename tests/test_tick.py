@@ -163,6 +163,22 @@ def test_what_was_converted_by_hand_stays(memory: MemOS) -> None:
     assert kept(memory) == [cube]
 
 
+def test_what_was_converted_by_hand_of_memories_whose_time_is_over_holds_no_room_that_others_need(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    memory = open_slow(policy=Policy(kv_disk_bytes=900_000))  # room for one
+    lapses = told(memory, namespace=("other",), ttl=3_600)
+    [asked] = memory.convert([c.id for c in lapses], Kind.ACTIVATION)
+    told(memory)
+    ask(memory, clock)
+    assert memory.tick().moves == ()
+    assert kept(memory) == [asked]
+    clock.forward(hours=2)
+    ask(memory, clock, times=8)
+    assert {"drop activation", "build activation"} <= set(done(memory.tick().moves))
+    assert [c.namespace for c in kept(memory)] == [("default",)]
+
+
 def test_the_shelf_is_filled_ahead_of_a_conversation_and_the_disk_is_not_read_for_it(
     memory: MemOS, open_slow: Callable[..., MemOS], clock: Clock
 ) -> None:
