@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -91,8 +90,10 @@ def checked_policy(policy: Any) -> Policy:
             raise InvalidArgument(f"Policy.{name}: bytes, a whole number from 0, are needed, not {value!r}")
     if policy.kv_bits not in (0, 8):
         raise InvalidArgument(f"Policy.kv_bits: 0, as they are, or 8 is needed, not {policy.kv_bits!r}")
-    if not isinstance(policy.lock_seconds, int | float) or not 0 <= policy.lock_seconds <= threading.TIMEOUT_MAX:
-        raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
+    if not isinstance(policy.lock_seconds, int | float) or not 0 <= policy.lock_seconds <= 30 * _DAY:
+        raise InvalidArgument(
+            f"Policy.lock_seconds: seconds up to {30 * _DAY:,}, a month, are needed, not {policy.lock_seconds!r}"
+        )
     if not isinstance(policy.lease_seconds, int | float) or not 1 <= policy.lease_seconds <= _DAY:
         raise InvalidArgument(
             f"Policy.lease_seconds: seconds from 1 to {_DAY:,}, a day, are needed, not {policy.lease_seconds!r}"
