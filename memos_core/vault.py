@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters, lifecycle
@@ -69,6 +70,7 @@ class Vault:
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
         self.db.transactions.witness = self._witness
+        self.db.rewriting = self._rewriting
         self.db.transactions.take_back_of_the_dead()
         self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.ledger.settle()
@@ -311,6 +313,27 @@ class Vault:
     ) -> None:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         self.ledger.record(events, readers, seqs)
+
+    def _rewriting(self) -> Callable[[], None]:
+        """What tells the listener of the commits of a compaction, unless somebody wrote meanwhile: each scope would ask the store
+        for itself what they were, at its next search."""
+        before, contents = self._contents()
+
+        def tell() -> None:
+            after, now = self._contents()
+            if after != before and now == contents:
+                self.listener(Change(before, after))
+
+        return tell
+
+    def _contents(self) -> tuple[tuple[str, int], tuple[int, int]]:
+        """A revision, how many memories there are at it and the number of the last write among them: every write has a greater number
+        than those before it and every deletion leaves fewer, so what has the same two has the same memories."""
+        name = self.manifest.cubes
+        table = self.db.pinned(name)
+        with self.db.guarded(name):
+            seqs = table.search().select(["seq"]).limit(ALL).to_arrow()["seq"]
+            return (name, table.version), (len(seqs), pc.max(seqs).as_py() or 0)
 
     def _witness(self, pins: Mapping[str, int]) -> Callable[[], None]:
         """What the log says beyond its pinned version, to be told again, as rolled back and to who did it alone, once that is the
