@@ -17,6 +17,7 @@ from . import brief, filters, governance, lifecycle
 from .blobs import Blobs, digest
 from .errors import Conflict, Damaged, InvalidArgument, MemOSError, OutOfMemory
 from .placement import stable_id
+from .tables import Row
 from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
 from .vault import Vault
 from .writing import Writer
@@ -102,7 +103,7 @@ class Tiers:
         draft = self._draft(who, sources, model, self._name(text, model, scope))
         if scope is not None:
             draft = replace(draft, attributes={"scope": list(scope)})
-        if (known := self.there(draft.id)) is not None:
+        if scope is None and (known := self.there(draft.id)) is not None:  # who builds for a scope has looked
             return known
         asked, end = opening(model, text)
         opened = self._to_grow_from(grown, model)
@@ -167,7 +168,7 @@ class Tiers:
         )  # fmt: skip
         with self._vault.writing():
             self.write([data], blob)
-            return self._put(draft.access.owner, cube)
+            return self._put(draft.access.owner, cube, self._vault.by_ids([cube.id]))
 
     def vector(self, cube: MemCube) -> SteeringVector:
         """The vector that a memory holds. Raises InvalidArgument for one that holds none, Damaged for one that is not what was written."""
@@ -238,12 +239,13 @@ class Tiers:
             for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
                 if (before.payload, before.access) != (now.payload, now.access):
                     raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
-            if (known := self.there(cube.id)) is not None:  # somebody else made it meanwhile
+            rows = self._vault.by_ids([cube.id])
+            if (known := self._held(rows)) is not None:  # somebody else made it meanwhile
                 return known
             if "scope" not in draft.attributes:
                 self.free(size)
             self.write(parts, blob)
-            return self._put(who, cube)
+            return self._put(who, cube, rows)
 
     def free(self, size: int) -> None:
         """Have room made for so many bytes, as far as `Policy.kv_disk_bytes` lacks it. The caller holds `vault.writing()`."""
@@ -285,14 +287,16 @@ class Tiers:
 
     def there(self, id: str) -> MemCube | None:
         """A cube that is there and whole, as far as its blob's presence says."""
-        for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
-            payload = row.cube.payload
-            if isinstance(payload, KVCache) and self._blobs.has(payload.blob):
-                return row.cube
+        return self._held(self._vault.by_ids([id]))
+
+    def _held(self, rows: Sequence[Row]) -> MemCube | None:
+        for cube in (r.cube for r in rows if r.cube.state in lifecycle.SEARCHED):
+            if isinstance(cube.payload, KVCache) and self._blobs.has(cube.payload.blob):
+                return cube
         return None
 
-    def _put(self, who: str, cube: MemCube) -> MemCube:
-        rows = self._vault.by_ids([cube.id])
+    def _put(self, who: str, cube: MemCube, rows: Sequence[Row]) -> MemCube:
+        """Store a cube in the place of what there is under its id (`rows`), or as a new one."""
         if rows:  # outdated once, or without its blob, and made again
             cube = replace(lifecycle.replaced(rows[0].cube, cube), state=State.ACTIVATED)
             self._vault.replace([rows[0].cube], [cube], [None])
