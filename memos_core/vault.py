@@ -62,6 +62,7 @@ class Vault:
     def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
         self.db = Database(site, policy, describe, begin)
+        self._before: tuple[str, int] | None = None
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
@@ -210,6 +211,23 @@ class Vault:
             version = self.db.cubes.version
         return self.manifest.cubes, version
 
+    def acknowledged(self) -> tuple[str, int]:
+        """The revision that holds all that was acknowledged: the newest one, or, while a commit of this process is on its way, the one
+        before, which is all that there is until then, since whoever writes is the only one."""
+        return self._before or self.revision()
+
+    @contextmanager
+    def _on_its_way(self) -> Iterator[tuple[str, int]]:
+        """A commit to the cubes, until its listener has been told; the revision before. A lease may lapse, a lock does not; and what is
+        written in a transaction is nobody else's."""
+        before = self.revision()
+        alone = not self.db.site.is_shared and self.db.transactions.inside is None
+        self._before = before if alone else None
+        try:
+            yield before
+        finally:
+            self._before = None
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
@@ -262,18 +280,18 @@ class Vault:
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
         self.use_grants(one for cube in new for one in readers_of(cube.access))
-        before = self.revision()
-        seq = before[1] + 1
-        with self.db.guarded("cubes"):
-            rows = encoded(new, vectors, seq, self.manifest.dimension)
-            if known == 0:
-                self.db.cubes.add(rows)
-            else:
-                merge = self.db.cubes.merge_insert("id").when_matched_update_all()
-                merge = merge if known == len(new) else merge.when_not_matched_insert_all()
-                merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
-        self.db.committed(self.manifest.cubes, len(new) - known or 1)
-        self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
+        with self._on_its_way() as before:
+            seq = before[1] + 1
+            with self.db.guarded("cubes"):
+                rows = encoded(new, vectors, seq, self.manifest.dimension)
+                if known == 0:
+                    self.db.cubes.add(rows)
+                else:
+                    merge = self.db.cubes.merge_insert("id").when_matched_update_all()
+                    merge = merge if known == len(new) else merge.when_not_matched_insert_all()
+                    merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
+            self.db.committed(self.manifest.cubes, len(new) - known or 1)
+            self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
 
     def retained(self, cube: MemCube) -> MemCube:
         """A memory that is kept no longer than its owner's rules say: as it is stored, whoever stores it."""

@@ -98,7 +98,7 @@ class WorkingSet:
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
-        revision = self._vault.revision()
+        revision = self._vault.acknowledged()
         if (large := self._large_scope(scope, revision)) is not None:
             return self._from_candidates(scope, question, k, narrowed, now, large)
         entry = self._entry(scope)
