@@ -100,10 +100,18 @@ def test_a_commit_that_fails_hides_nothing_from_later_searches(memory: MemOS, op
 
 
 def test_inside_a_transaction_its_own_commits_are_seen_and_nobody_elses_search_waits(memory: MemOS) -> None:
+    follow, seen = memory._vault.listener, list[list[str]]()
+
+    def told(change: Change) -> None:
+        seen.append(elsewhere(lambda: texts(memory)))
+        follow(change)
+
+    memory._vault.listener = told
     with memory.transaction():
+        memory.add("mint tea", actor="bob")
         memory.add("white tea", actor="ann")
         assert texts(memory) == ["black tea", "green tea", "white tea"]
-        assert elsewhere(lambda: texts(memory)) == ["black tea", "green tea"]
+    assert seen == [["black tea", "green tea"]] * 2
     assert elsewhere(lambda: texts(memory)) == ["black tea", "green tea", "white tea"]
 
 
