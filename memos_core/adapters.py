@@ -12,14 +12,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from hashlib import sha256
-from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs
-from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound, OutOfMemory
+from .derived import Derived, named
+from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound
 from .files import Files
 from .placement import stable_id
 from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
@@ -59,11 +58,19 @@ class AdapterTier:
     """
 
     def __init__(
-        self, vault: Vault, blobs: Blobs, writer: Writer, policy: Policy, clock: Callable[[], datetime], files: Files
+        self,
+        vault: Vault,
+        blobs: Blobs,
+        writer: Writer,
+        derived: Derived,
+        policy: Policy,
+        clock: Callable[[], datetime],
+        files: Files,
     ) -> None:
         self._vault = vault
         self._blobs = blobs
         self._writer = writer
+        self._derived = derived
         self._policy = policy
         self._clock = clock
         self._under_way = UnderWay(files)
@@ -104,8 +111,8 @@ class AdapterTier:
             if not isinstance(cube.payload, Text):
                 raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, and only text can be distilled")
         text, _ = brief.passage(sources)
-        draft = self._draft(who, sources, model, f"lora:{_digest(model.fingerprint, how.recipe, how.plan, text)}")
-        if (known := self.there(draft.id)) is not None:
+        draft = self._draft(who, sources, model, f"lora:{named(model.fingerprint, how.recipe, how.plan, text)}")
+        if (known := self._derived.there(draft.id)) is not None:
             return known
         try:
             with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
@@ -147,8 +154,8 @@ class AdapterTier:
         parts = [one.lora for one in learned]
         lora = fusion.cat(parts) if method == "cat" else fusion.roughly(model, parts, method)  # type: ignore[arg-type]
         unsourced = [c for c in cubes if not c.lineage]
-        draft = self._draft(who, [*sources, *unsourced], model, f"{method}:{_digest(lora.digest)}")
-        if (known := self.there(draft.id)) is not None:
+        draft = self._draft(who, [*sources, *unsourced], model, f"{method}:{named(lora.digest)}")
+        if (known := self._derived.there(draft.id)) is not None:
             return known
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
@@ -181,7 +188,7 @@ class AdapterTier:
             origin=Origin(SourceKind.IMPORT, stored_at=now, source=base or None, model=model.name), access=Access(who),
             created_at=now, updated_at=now,
         )  # fmt: skip
-        if (known := self.there(draft.id)) is not None:
+        if (known := self._derived.there(draft.id)) is not None:
             return known
         questions = () if lesson is None else how.questions(lesson)
         return self._keep(who, draft, [], Learned(lora, "adopted", "made elsewhere", scores, questions))
@@ -205,7 +212,7 @@ class AdapterTier:
         found = elicited(model, learned.lora, asked, state=how.state)
         cubes, now = [], self._clock()
         for one in found:
-            name = f"elicited:{cube.id}:{_digest(one.question)}"
+            name = f"elicited:{cube.id}:{named(one.question)}"
             draft = MemCube(
                 id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text), key=name,
                 origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
@@ -299,7 +306,7 @@ class AdapterTier:
         event, and no longer wanted."""
         made = []
         for wanted in [r for r in self.rebuilds.wanted() if r.model == model.fingerprint][:most]:
-            if self.there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
+            if self._derived.there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
                 self.rebuilds.done(wanted)
                 continue
             try:
@@ -339,53 +346,20 @@ class AdapterTier:
         return found if len(found) == len(cube.lineage) and self._writer.shows(who, found) else None
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
-        where, now = _common([c.namespace for c in sources]), self._clock()
-        return MemCube(
-            id=stable_id(who, where, "key", name), version=1, kind=Kind.PARAMETRIC, state=State.GENERATED, namespace=where, key=name,
-            payload=Adapter("", model.fingerprint, (), 0, 0), origin=Origin(SourceKind.TUNING, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
-            access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
-            lineage=tuple(Link(c.id, c.version) for c in sources),
-        )  # fmt: skip
+        payload = Adapter("", model.fingerprint, (), 0, 0)
+        return self._derived.draft(who, sources, payload, name, State.GENERATED, model.name)
 
     def _keep(self, who: str, draft: MemCube, sources: Sequence[MemCube], learned: Learned) -> MemCube:
-        """Write an adapter down as the payload of a draft, activated if it passed. Raises Conflict if a source changed meanwhile."""
-        from .learned import pack
+        """Write an adapter down as the payload of a draft, activated if it passed. Raises as `Derived.keep` does."""
+        from .learned import pack, told, verdict
 
         blob, parts = pack(learned)
-        size = sum(len(part) for part in parts)
         lora: LoRA = learned.lora
         cube = replace(
-            draft, payload=Adapter(blob, lora.model, lora.targets, lora.rank, size),
-            state=State.ACTIVATED if learned.passed else State.GENERATED, attributes=_told(learned),
+            draft, payload=Adapter(blob, lora.model, lora.targets, lora.rank, sum(len(part) for part in parts)),
+            state=State.ACTIVATED if learned.passed else State.GENERATED, attributes=told(learned),
         )  # fmt: skip
-        with self._vault.writing():
-            for before, now in zip(
-                sources, self._writer.readable([c.id for c in sources], who) if sources else [], strict=True
-            ):
-                if (before.payload, before.access) != (now.payload, now.access):
-                    raise Conflict(f"memory {now.id} changed while an adapter was made of it: convert it again")
-            held = sum(self._blobs.sizes().values())
-            if held + size > self._policy.kv_disk_bytes:
-                raise OutOfMemory(
-                    f"{size:,} bytes do not fit beside {held:,} in Policy.kv_disk_bytes ({self._policy.kv_disk_bytes:,})"
-                )
-            self._blobs.write(parts, blob)
-            rows = self._vault.by_ids([cube.id])
-            if rows:  # outdated once, or without its blob, and made again
-                cube = replace(lifecycle.replaced(rows[0].cube, cube), state=cube.state)
-                self._vault.replace([rows[0].cube], [cube], [None])
-            else:
-                self._vault.insert([cube], [None])
-            self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}: {_verdict(learned)}")
-        return cube
-
-    def there(self, id: str) -> MemCube | None:
-        """An adapter that is there and whole, as far as its blob's presence says."""
-        for row in self._vault.by_ids([id], filters.in_states(lifecycle.SEARCHED)):
-            payload = row.cube.payload
-            if isinstance(payload, Adapter) and self._blobs.has(payload.blob):
-                return row.cube
-        return None
+        return self._derived.keep(who, cube, sources, parts, told=verdict(learned))
 
 
 def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
@@ -400,29 +374,7 @@ def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
 
 def _words(sources: Sequence[MemCube]) -> str:
     """A hash of what memories say: a frozen adapter is not outdated by a change of them, and is not used after it either."""
-    return _digest(*sorted((c.id, c.text) for c in sources)) if sources else ""
-
-
-def _told(learned: Learned) -> dict[str, Any]:
-    """What its owner sees of an adapter: how it was made, and what the gate says."""
-    found: dict[str, Any] = {"made": learned.made, "why": learned.why, "passed": learned.passed}
-    if (scores := learned.scores) is not None:
-        figures = {
-            "recall": scores.recall, "recall_in_context": scores.recall_in_context, "unknown_in_context": scores.unknown_in_context,
-            "in_context": scores.in_context, "conflict": scores.conflict, "drift": scores.drift,
-        }  # fmt: skip
-        found |= {name: round(figure, 4) for name, figure in figures.items()}
-        found |= {
-            "unknown": {kind: round(share, 4) for kind, share in scores.unknown.items()},
-            "failures": list(scores.failures),
-        }
-    return found
-
-
-def _verdict(learned: Learned) -> str:
-    if learned.scores is None:
-        return "not verified"
-    return "passed" if learned.passed else "failed its gate"
+    return named(*sorted((c.id, c.text) for c in sources)) if sources else ""
 
 
 def _in_use(cube: MemCube) -> bool:
@@ -433,17 +385,3 @@ def _in_use(cube: MemCube) -> bool:
 def _model_of(cube: MemCube) -> str:
     assert isinstance(cube.payload, Adapter)
     return cube.payload.model
-
-
-def _digest(*parts: object) -> str:
-    return sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _common(namespaces: Sequence[Namespace]) -> Namespace:
-    """The longest namespace that all are at or below."""
-    found = tuple(
-        labels[0] for labels in takewhile(lambda labels: len(set(labels)) == 1, zip(*namespaces, strict=False))
-    )
-    if not found:
-        raise InvalidArgument(f"ids: these memories have no namespace in common: {sorted(set(namespaces))[:3]}")
-    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from . import governance, resident
 from .adapters import AdapterTier
 from .census import Subject
+from .derived import Derived
 from .errors import MemOSError, NotFound
 from .holdings import Action, Move, Place
 from .leases import Leases
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 class Carrier:
     """Carries out the moves of one store. Safe for many threads."""
 
-    def __init__(self, tiers: Tiers, adapters: AdapterTier, uses: Uses, leases: Leases) -> None:
+    def __init__(self, derived: Derived, tiers: Tiers, adapters: AdapterTier, uses: Uses, leases: Leases) -> None:
+        self._derived = derived
         self._tiers = tiers
         self._adapters = adapters
         self._uses = uses
@@ -45,7 +47,7 @@ class Carrier:
             if not mine:
                 return False, None
             if move.action is Action.BUILD:
-                if self._tiers.there(subject.id) is not None:
+                if self._derived.there(subject.id) is not None:
                     return False, None  # somebody else did, after this was planned
                 return True, self._build(subject, model)
             if move.action is Action.DISTIL:
@@ -71,18 +73,18 @@ class Carrier:
         return made
 
     def _load(self, subject: Subject, model: LocalModel) -> None:
-        cube = subject.cube or self._tiers.there(subject.id)  # it may have been built just now
+        cube = subject.cube or self._derived.there(subject.id)  # it may have been built just now
         if cube is not None and isinstance(cube.payload, KVCache) and subject.scope is not None:
             parts = self._tiers.opener(model).parts(cube.payload.blob)
             tenant, ids = (subject.who, *subject.scope), [id for part, _ in parts for id in part]
             resident.put(model, tenant, parts, [link.id for link in cube.lineage])
             if (
-                self._tiers.there(cube.id) is None
+                self._derived.there(cube.id) is None
             ):  # removed since it was read, by whoever: before it was put, nothing was to forget
                 resident.let_go(model, tenant, ids)
         elif cube is not None and isinstance(cube.payload, Adapter):
             self._adapters.learned(cube)  # read; the first use puts it beside the model
-            if self._adapters.there(cube.id) is None:  # likewise
+            if self._derived.there(cube.id) is None:  # likewise
                 self._adapters.forget([cube])
 
     def _let_go(self, move: Move, subject: Subject, model: LocalModel) -> None:

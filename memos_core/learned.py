@@ -74,5 +74,28 @@ def unpack(blobs: Blobs, name: str) -> Learned:
     return Learned(unpacked(model, bytes(body), where), made, why, scores, questions, words)
 
 
+def told(learned: Learned) -> dict[str, Any]:
+    """What its owner sees of an adapter: how it was made, and what the gate says."""
+    found: dict[str, Any] = {"made": learned.made, "why": learned.why, "passed": learned.passed}
+    if (scores := learned.scores) is not None:
+        figures = {
+            "recall": scores.recall, "recall_in_context": scores.recall_in_context, "unknown_in_context": scores.unknown_in_context,
+            "in_context": scores.in_context, "conflict": scores.conflict, "drift": scores.drift,
+        }  # fmt: skip
+        found |= {name: round(figure, 4) for name, figure in figures.items()}
+        found |= {
+            "unknown": {kind: round(share, 4) for kind, share in scores.unknown.items()},
+            "failures": list(scores.failures),
+        }
+    return found
+
+
+def verdict(learned: Learned) -> str:
+    """In words, what the gate says of an adapter."""
+    if learned.scores is None:
+        return "not verified"
+    return "passed" if learned.passed else "failed its gate"
+
+
 def _scores(said: dict[str, Any]) -> Scores:
     return Scores(**{**said, "failures": tuple(said["failures"])})

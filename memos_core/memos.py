@@ -16,6 +16,7 @@ from .adapters import AdapterTier
 from .blobs import Blobs
 from .bringing import Bringer
 from .codec import checked_attributes, checked_text
+from .derived import Derived
 from .dumping import Dumper
 from .duplicates import Duplicates
 from .embedding import Embedding
@@ -150,7 +151,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
         self._upkeep = Upkeep(self._vault, self._writer, policy)
-        self._adapters = AdapterTier(self._vault, blobs, self._writer, policy, clock, place.files)
+        self._derived = derived = Derived(self._vault, blobs, self._writer, policy, clock)
+        self._adapters = AdapterTier(self._vault, blobs, self._writer, derived, policy, clock, place.files)
         landing = Landing(self._vault, blobs, self._writer, self._adapters.rebuilds)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
@@ -163,7 +165,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._working_set = WorkingSet(self._vault, policy)
         self._inquiry = Inquiry(self._vault, self._writer, clock)
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
-        self._tiers = Tiers(self._vault, blobs, self._writer, policy, clock)
+        self._tiers = Tiers(self._vault, blobs, self._writer, derived, policy, clock)
         self._dumper = Dumper(self._vault, blobs, clock)
         self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
         self._subscriptions = Subscriptions(place.files)

@@ -13,6 +13,7 @@ from . import branches, reader
 from .adapters import AdapterTier
 from .carrying import Carrier
 from .census import Census
+from .derived import Derived
 from .errors import InvalidArgument, MemOSError
 from .holdings import Rates, SchedulePolicy, Snapshot
 from .leases import Leases
@@ -44,6 +45,7 @@ class Ticking:
     _distillation: Distillation | None
     _policy: Policy
     _adapters: AdapterTier
+    _derived: Derived
     _tiers: Tiers
     _upkeep: Upkeep
     _vault: Vault
@@ -150,11 +152,11 @@ class Ticking:
         self._scheduler = Scheduler(
             self._vault, self._writer, uses,
             Census(self._vault, self._tiers, self._adapters, uses, self._policy),
-            Carrier(self._tiers, self._adapters, uses, leases),
+            Carrier(self._derived, self._tiers, self._adapters, uses, leases),
             leases, schedule, self._clock, Measured(self._tiers, rates),
         )  # fmt: skip
         self._telemetry, self._metrics, self._starting = Telemetry(uses), Metrics(), threading.Lock()
         self._scheduler.seen = self._noted
         self._requests = Requests() if self._model is None else self._model.requests
         self._scheduler.give_way = self._vault.db.give_way = partial(self._requests.wait, MOMENT)
-        self._tiers.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)
+        self._derived.make_room = lambda lacking: self._scheduler.make_room(lacking, self._model)

@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from hashlib import sha256
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs, digest
-from .errors import Conflict, Damaged, InvalidArgument, MemOSError, OutOfMemory
+from .derived import Derived, named
+from .errors import Damaged, InvalidArgument, MemOSError
 from .placement import stable_id
-from .tables import Row
-from .types import Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Steering, Text
+from .types import Kind, KVCache, MemCube, Namespace, Policy, State, Steering, Text
 from .vault import Vault
 from .writing import Writer
 
@@ -55,16 +53,21 @@ class Tiers:
     """The forms of one store's memories. Safe for many threads."""
 
     def __init__(
-        self, vault: Vault, blobs: Blobs, writer: Writer, policy: Policy, clock: Callable[[], datetime]
+        self,
+        vault: Vault,
+        blobs: Blobs,
+        writer: Writer,
+        derived: Derived,
+        policy: Policy,
+        clock: Callable[[], datetime],
     ) -> None:
         self._vault = vault
         self._blobs = blobs
         self._writer = writer
+        self._derived = derived
         self._policy = policy
         self._clock = clock
         self._openers: dict[int, Opener] = {}
-        self.make_room: Callable[[int], object] = lambda size: None
-        """Called with the bytes that are missing before something that was asked for is refused for want of room."""
 
     def opener(self, model: LocalModel) -> Opener:
         """What opens this store's blobs for a model."""
@@ -103,7 +106,7 @@ class Tiers:
         draft = self._draft(who, sources, model, self._name(text, model, scope))
         if scope is not None:
             draft = replace(draft, attributes={"scope": list(scope)})
-        if scope is None and (known := self.there(draft.id)) is not None:  # who builds for a scope has looked
+        if scope is None and (known := self._derived.there(draft.id)) is not None:  # who builds for a scope has looked
             return known
         asked, end = opening(model, text)
         opened = self._to_grow_from(grown, model)
@@ -119,8 +122,8 @@ class Tiers:
             return None
 
     def _name(self, text: str, model: LocalModel, scope: Namespace | None) -> str:
-        digest = _digest(model.fingerprint, self._policy.kv_bits, text)
-        return f"kv:{digest}" if scope is None else f"passage:{_digest(scope, digest)}"
+        digest = named(model.fingerprint, self._policy.kv_bits, text)
+        return f"kv:{digest}" if scope is None else f"passage:{named(scope, digest)}"
 
     def name_of(self, who: str, sources: Sequence[MemCube], model: LocalModel, scope: Namespace) -> str:
         """The id that the passage of these memories has, or would have. Raises InvalidArgument as `to_activation` does."""
@@ -146,9 +149,9 @@ class Tiers:
                     f"ids: memory {cube.id} holds no keys and values of memories as they are now: convert them"
                 )
             parts.append(passage)
-        name = f"composed:{_digest(model.fingerprint, self._policy.kv_bits, *(p.text for p in parts))}"
+        name = f"composed:{named(model.fingerprint, self._policy.kv_bits, *(p.text for p in parts))}"
         draft = self._draft(who, cubes, model, name)
-        if (known := self.there(draft.id)) is not None:
+        if (known := self._derived.there(draft.id)) is not None:
             return known
         opener = self.opener(model)
         asked, _ = opening(model, "\n".join(p.text for p in parts))
@@ -167,8 +170,7 @@ class Tiers:
             payload=Steering(blob, vector.model, vector.layer, len(data)), attributes=asdict(vector.statistics),
         )  # fmt: skip
         with self._vault.writing():
-            self.write([data], blob)
-            return self._put(draft.access.owner, cube, self._vault.by_ids([cube.id]))
+            return self._derived.put(draft.access.owner, cube, [data])
 
     def vector(self, cube: MemCube) -> SteeringVector:
         """The vector that a memory holds. Raises InvalidArgument for one that holds none, Damaged for one that is not what was written."""
@@ -215,52 +217,21 @@ class Tiers:
             return self._writer.forgetting.sweep_blobs()
 
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
-        """The header of what is derived from memories, before its payload is made."""
-        where, now = _common([c.namespace for c in sources]), self._clock()
-        return MemCube(
-            id=stable_id(who, where, "key", name), version=1, kind=Kind.ACTIVATION, state=State.ACTIVATED, namespace=where,
-            key=name, payload=KVCache("", model.fingerprint, 0, 0),
-            origin=Origin(SourceKind.DERIVATION, stored_at=now, model=model.name, provenance=lifecycle.provenance(sources)),
-            access=governance.derived_access(who, [c.access for c in sources]), created_at=now, updated_at=now,
-            lineage=tuple(Link(c.id, c.version) for c in sources),
-        )  # fmt: skip
+        return self._derived.draft(
+            who, sources, KVCache("", model.fingerprint, 0, 0), name, State.ACTIVATED, model.name
+        )
 
     def _keep(
         self, who: str, draft: MemCube, sources: Sequence[MemCube], blocks: Sequence[tuple[Sequence[int], Any]]
     ) -> MemCube:
-        """Write blocks down as the payload of a draft. Raises Conflict if a source changed while they were made."""
+        """Write blocks down as the payload of a draft. Raises as `Derived.keep` does."""
         from . import tensors
 
         assert isinstance(draft.payload, KVCache)
         blob, parts, manifest = tensors.pack(blocks, draft.payload.model, self._policy.kv_bits)
-        size = sum(len(p) for p in parts)
-        cube = replace(draft, payload=KVCache(blob, draft.payload.model, len(manifest.ids), size))
-        with self._vault.writing():
-            for before, now in zip(sources, self._writer.readable([c.id for c in sources], who), strict=True):
-                if (before.payload, before.access) != (now.payload, now.access):
-                    raise Conflict(f"memory {now.id} changed while its keys and values were made: convert it again")
-            rows = self._vault.by_ids([cube.id])
-            if (known := self._held(rows)) is not None:  # somebody else made it meanwhile
-                return known
-            if "scope" not in draft.attributes:
-                self.free(size)
-            self.write(parts, blob)
-            return self._put(who, cube, rows)
-
-    def free(self, size: int) -> None:
-        """Have room made for so many bytes, as far as `Policy.kv_disk_bytes` lacks it. The caller holds `vault.writing()`."""
-        lacking = sum(self._blobs.sizes().values()) + size - self._policy.kv_disk_bytes
-        if lacking > 0:
-            self.make_room(lacking)
-
-    def write(self, parts: Sequence[bytes], blob: str) -> None:
-        """Write a blob, if `Policy.kv_disk_bytes` has room for it. The caller holds `vault.writing()`. Raises OutOfMemory."""
-        held, size = sum(self._blobs.sizes().values()), sum(len(p) for p in parts)
-        if held + size > self._policy.kv_disk_bytes:
-            raise OutOfMemory(
-                f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._policy.kv_disk_bytes:,})"
-            )
-        self._blobs.write(parts, blob)
+        payload = KVCache(blob, draft.payload.model, len(manifest.ids), sum(len(p) for p in parts))
+        asked_for = "scope" not in draft.attributes
+        return self._derived.keep(who, replace(draft, payload=payload), sources, parts, asked_for=asked_for)
 
     def passage(self, who: str, cube: MemCube) -> Passage | None:
         """What a cube of keys and values keeps, as it is now; None if a source is gone, changed or not the actor's to read."""
@@ -285,26 +256,6 @@ class Tiers:
         text, starts = brief.passage(sources, ordered=ordered)
         return Passage(cube, tuple(sources), text, starts)
 
-    def there(self, id: str) -> MemCube | None:
-        """A cube that is there and whole, as far as its blob's presence says."""
-        return self._held(self._vault.by_ids([id]))
-
-    def _held(self, rows: Sequence[Row]) -> MemCube | None:
-        for cube in (r.cube for r in rows if r.cube.state in lifecycle.SEARCHED):
-            if isinstance(cube.payload, KVCache) and self._blobs.has(cube.payload.blob):
-                return cube
-        return None
-
-    def _put(self, who: str, cube: MemCube, rows: Sequence[Row]) -> MemCube:
-        """Store a cube in the place of what there is under its id (`rows`), or as a new one."""
-        if rows:  # outdated once, or without its blob, and made again
-            cube = replace(lifecycle.replaced(rows[0].cube, cube), state=State.ACTIVATED)
-            self._vault.replace([rows[0].cube], [cube], [None])
-        else:
-            self._vault.insert([cube], [None])
-        self._writer.tell(who, "convert", [cube], self._clock(), detail=f"to {cube.kind}")
-        return cube
-
 
 def _side_by_side(cube: MemCube, parts: Sequence[Passage]) -> Passage:
     starts, at = list[int](), 0
@@ -318,15 +269,3 @@ def opening(model: LocalModel, text: str) -> tuple[Prompt, int]:
     """A prompt that begins with a passage, and the tokens of it up to the passage's end."""
     asked = model.prompt([{"role": "system", "content": text}, {"role": "user", "content": "?"}])
     return asked, asked.token_at(asked.text.index(text) + len(text) - 1) + 1
-
-
-def _digest(*parts: object) -> str:
-    return sha256(repr(parts).encode()).hexdigest()[:32]
-
-
-def _common(namespaces: Sequence[Namespace]) -> Namespace:
-    """The longest namespace that all are at or below."""
-    found = [labels[0] for labels in takewhile(lambda labels: len(set(labels)) == 1, zip(*namespaces, strict=False))]
-    if not found:
-        raise InvalidArgument(f"ids: these memories have no namespace in common: {sorted(set(namespaces))[:3]}")
-    return tuple(found)

@@ -38,17 +38,14 @@ MANY = 300  # more than are looked after one by one
 
 
 def keep_tensors(memory: MemOS, source: MemCube, content: bytes) -> MemCube:
-    """A memory of keys and values made from another one, as `Tiers` writes it, without a model."""
+    """A memory of keys and values made from another one, as it is written down, without a model."""
     name = sha256(content).hexdigest()
     cube = replace(
         source, id=f"kv-{source.id}", kind=Kind.ACTIVATION, key=f"kv:{name}", payload=KVCache(name, "m", 1, len(content)),
         lineage=(Link(source.id, source.version),),
     )  # fmt: skip
     with memory._vault.writing():
-        memory._tiers.write([content], name)
-        memory._vault.insert([cube], [None])
-        memory._writer.tell("ann", "convert", [cube], START)
-    return cube
+        return memory._derived.put("ann", cube, [content])
 
 
 def fill(memory: MemOS, count: int = MANY) -> list[MemCube]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from memos_core import (
+    Adapter,
     Carried,
     Distillation,
     InvalidArgument,
@@ -139,6 +140,19 @@ def test_what_is_given_is_let_go_for_what_was_asked_for(open_slow: Callable[...,
     assert kept(memory) == [asked]
     [event] = memory.log(subject=made.id, verb="schedule", limit=1)
     assert "were needed for what was asked for" in event.detail
+
+
+def test_room_is_made_for_an_adapter_that_was_asked_for_too(open_slow: Callable[..., MemOS], clock: Clock) -> None:
+    memory = open_slow(policy=Policy(kv_disk_bytes=900_000))
+    source = told(memory)[0]
+    ask(memory, clock)
+    memory.tick()
+    [made] = kept(memory)
+    draft = memory._derived.draft("ann", [source], Adapter("b" * 64, "m", (), 1, 700_000), "lora", State.ACTIVATED, "m")
+    asked = memory._derived.keep("ann", draft, [source], [bytes(700_000)])
+    assert kept(memory) == []
+    assert memory._derived.there(asked.id) == asked
+    assert memory.log(subject=made.id, verb="schedule", limit=1)[0].outcome == "ok"
 
 
 def test_what_was_converted_by_hand_stays(memory: MemOS) -> None:
