@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import brief, filters, lifecycle, passages, resident
+from . import brief, filters, governance, lifecycle, passages, resident
 from .adapters import AdapterTier
 from .chain import LEAST
 from .errors import MemOSError
@@ -93,6 +93,7 @@ class _View:
     scales: Scales
     costs: Costs
     kept: Mapping[str, MemCube]
+    sources: Mapping[str, MemCube]  # of all passages, whoever may read them
 
 
 class Census:
@@ -179,9 +180,12 @@ class Census:
     def _held_and_wanted(self, columns: _Columns, at: Circumstances, model: LocalModel) -> None:
         kept, placed = self._kept(), set[str]()
         if model.reuses_blocks:
-            view = _View(at, model, self._uses.scales(), self.costs(model, at.rates), kept)
-            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, view.scales, at.now))
-            for one in used[:_SCOPES]:
+            scales = self._uses.scales()
+            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, scales, at.now))[:_SCOPES]
+            ids = {id for one in used for id in one.members} | {link.id for c in kept.values() for link in c.lineage}
+            sources = {r.cube.id: r.cube for r in self._vault.by_ids(sorted(ids))}
+            view = _View(at, model, scales, self.costs(model, at.rates), kept, sources)
+            for one in used:
                 placed |= self._scope(columns, view, one)
         self._others(columns, at, placed, kept)
 
@@ -191,7 +195,7 @@ class Census:
         mine = [c for c in view.kept.values() if made_for(c, scope)]
         held = max(mine, key=lambda c: (len(c.lineage), c.id), default=None)
         there = tuple(link.id for link in held.lineage) if held is not None else ()
-        cubes = self._members(used, there)
+        cubes = self._members(view, used, there)
         requests = warmth(used.requests, view.scales, now)
         members = [
             Member(
@@ -218,13 +222,14 @@ class Census:
             self._passage(columns, view, used, subject, choice)
         return set()
 
-    def _members(self, used: Used, there: Sequence[str]) -> dict[str, MemCube]:
+    def _members(self, view: _View, used: Used, there: Sequence[str]) -> dict[str, MemCube]:
         """The memories that may stand in a scope's passage: the actor may read them, they are searched and do not expire; of those
         that have no namespace in common, the ones that were wanted most."""
-        rows = self._vault.by_ids(sorted({*used.members, *there}), filters.readable_by(used.scope.who))
+        found = (view.sources.get(id) for id in sorted({*used.members, *there}))
         cubes = {
-            r.cube.id: r.cube for r in rows
-            if isinstance(r.cube.payload, Text) and r.cube.state in lifecycle.SEARCHED and r.cube.lifespan.expires_at is None
+            cube.id: cube for cube in found
+            if cube is not None and governance.may_read(used.scope.who, cube.access)
+            and isinstance(cube.payload, Text) and cube.state in lifecycle.SEARCHED and cube.lifespan.expires_at is None
         }  # fmt: skip
         wanted: dict[str, int] = {}
         for id, cube in cubes.items():

@@ -106,7 +106,7 @@ class Tiers:
         draft = self._draft(who, sources, model, self._name(text, model, scope))
         if scope is not None:
             draft = replace(draft, attributes={"scope": list(scope)})
-        if (known := self._derived.there(draft.id)) is not None:
+        if scope is None and (known := self._derived.there(draft.id)) is not None:  # who builds for a scope has looked
             return known
         asked, end = opening(model, text)
         opened = self._to_grow_from(grown, model)
