@@ -168,6 +168,10 @@ class _Objects:
             raise StoreUnavailable(
                 f"{self._path} cannot be reached: {_brief(error)}. What was acknowledged before is stored"
             ) from error
+        except ValueError as error:  # of an endpoint that is no URL
+            raise InvalidArgument(
+                f"storage_options: {self._path} cannot be asked for: {_brief(error)}: they, or AWS_ENDPOINT_URL, say where it is"
+            ) from error
 
     def _call(self, verb: str, **options: Any) -> Any:
         return self._system.call_s3(verb, Bucket=self.bucket, **options)

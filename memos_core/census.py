@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import brief, filters, lifecycle, passages, resident
+from . import brief, filters, governance, lifecycle, passages, resident
 from .adapters import AdapterTier
 from .chain import LEAST
 from .errors import MemOSError
@@ -92,6 +93,7 @@ class _View:
     scales: Scales
     costs: Costs
     kept: Mapping[str, MemCube]
+    sources: Mapping[str, MemCube]  # of all passages, whoever may read them
 
 
 class Census:
@@ -178,9 +180,12 @@ class Census:
     def _held_and_wanted(self, columns: _Columns, at: Circumstances, model: LocalModel) -> None:
         kept, placed = self._kept(), set[str]()
         if model.reuses_blocks:
-            view = _View(at, model, self._uses.scales(), self.costs(model, at.rates), kept)
-            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, view.scales, at.now))
-            for one in used[:_SCOPES]:
+            scales = self._uses.scales()
+            used = sorted(self._uses.of(model.fingerprint), key=lambda u: -warmth(u.requests, scales, at.now))[:_SCOPES]
+            ids = {id for one in used for id in one.members} | {link.id for c in kept.values() for link in c.lineage}
+            sources = {r.cube.id: r.cube for r in self._vault.by_ids(sorted(ids))}
+            view = _View(at, model, scales, self.costs(model, at.rates), kept, sources)
+            for one in used:
                 placed |= self._scope(columns, view, one)
         self._others(columns, at, placed, kept)
 
@@ -190,7 +195,7 @@ class Census:
         mine = [c for c in view.kept.values() if made_for(c, scope)]
         held = max(mine, key=lambda c: (len(c.lineage), c.id), default=None)
         there = tuple(link.id for link in held.lineage) if held is not None else ()
-        cubes = self._members(used, there)
+        cubes = self._members(view, used, there)
         requests = warmth(used.requests, view.scales, now)
         members = [
             Member(
@@ -217,13 +222,14 @@ class Census:
             self._passage(columns, view, used, subject, choice)
         return set()
 
-    def _members(self, used: Used, there: Sequence[str]) -> dict[str, MemCube]:
+    def _members(self, view: _View, used: Used, there: Sequence[str]) -> dict[str, MemCube]:
         """The memories that may stand in a scope's passage: the actor may read them, they are searched and do not expire; of those
         that have no namespace in common, the ones that were wanted most."""
-        rows = self._vault.by_ids(sorted({*used.members, *there}), filters.readable_by(used.scope.who))
+        found = (view.sources.get(id) for id in sorted({*used.members, *there}))
         cubes = {
-            r.cube.id: r.cube for r in rows
-            if isinstance(r.cube.payload, Text) and r.cube.state in lifecycle.SEARCHED and r.cube.lifespan.expires_at is None
+            cube.id: cube for cube in found
+            if cube is not None and governance.may_read(used.scope.who, cube.access)
+            and isinstance(cube.payload, Text) and cube.state in lifecycle.SEARCHED and cube.lifespan.expires_at is None
         }  # fmt: skip
         wanted: dict[str, int] = {}
         for id, cube in cubes.items():
@@ -251,11 +257,11 @@ class Census:
         self, columns: _Columns, at: Circumstances, placed: Collection[str], kept: Mapping[str, MemCube] | None = None
     ) -> None:
         """What was converted by hand, which stays while there is room for it, and passages that nobody's requests want any more."""
-        model = at.model
-        for cube in (self._kept() if kept is None else kept).values():
-            if cube.id in placed:
-                continue
-            by_hand = cube.attributes.get("scope") is None
+        model, rest = at.model, [c for c in (self._kept() if kept is None else kept).values() if c.id not in placed]
+        alive = self._alive({link.id for c in rest for link in c.lineage}, at.now)
+        for cube in rest:
+            # one whose sources are out of search or past their time is opened by nobody: it must not hold room that others need
+            by_hand = cube.attributes.get("scope") is None and {link.id for link in cube.lineage} <= alive
             frozen = cube.state is State.FROZEN
             subject = Subject(cube.id, cube.access.owner, (), cube)
             row: dict[str, Any] = {"pinned": by_hand, "rebuildable": bool(cube.lineage) and not frozen}
@@ -265,6 +271,12 @@ class Census:
             else:
                 tokens = cube.payload.tokens if isinstance(cube.payload, KVCache) else 0
                 columns.add(subject, tokens=tokens, kv_bytes=_size(cube), kv_place=Place.DISK, kv_blob=True, **row)
+
+    def _alive(self, ids: Collection[str], now: float) -> set[str]:
+        """Those of some memories that are searched and have not expired."""
+        rows = self._vault.by_ids(sorted(ids), filters.in_states(lifecycle.SEARCHED)) if ids else []
+        moment = datetime.fromtimestamp(now, UTC)
+        return {r.cube.id for r in rows if not lifecycle.has_expired(r.cube, moment)}
 
     def _kept(self) -> dict[str, MemCube]:
         where = filters.all_of(

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from . import cli_time
 from . import commands as exchanging
 from .errors import InvalidArgument, MemOSError, NotAStore
-from .validate import LARGEST
+from .types import Policy
+from .validate import LARGEST, checked_policy
 
 if TYPE_CHECKING:
     from .workers import Ticked
@@ -129,6 +130,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     worker.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
     worker.add_argument("--adapters", action="store_true", help="make adapters too, where the plan finds that they pay")
+    worker.add_argument(
+        "--kv-disk-bytes", type=int, metavar="BYTES", default=Policy().kv_disk_bytes,
+        help="that keys, values and adapters may take in the store: as the programs say that use it (default: 64 GiB)",
+    )  # fmt: skip
     worker.add_argument("--every", type=float, default=30.0, metavar="SECONDS", help="between two looks (default: 30)")
     worker.add_argument("--ray", metavar="ADDRESS", help="run them on the Ray cluster of this head, HOST:PORT or auto")
     worker.add_argument("--replicas", type=int, default=1, help="how many, on Ray (default: 1)")
@@ -183,8 +188,7 @@ def _log(args: argparse.Namespace) -> None:
     with _open(args) as memory:
         events = memory.log(limit=LARGEST if args.export else args.limit, **wanted)
     if args.export is not None:
-        with args.export.open("w", encoding="utf-8") as file:
-            file.writelines(f"{json.dumps(asdict(event), default=str)}\n" for event in reversed(events))
+        _write("--export", args.export, "".join(f"{json.dumps(asdict(e), default=str)}\n" for e in reversed(events)))
         print(f"{len(events)} events written to {args.export}")
         return
     for event in events:
@@ -254,11 +258,15 @@ def _report(args: argparse.Namespace) -> None:
 
     with _open(args) as memory:
         text = page(memory.overview(), args.path)
-    try:
-        args.out.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InvalidArgument(f"out: {args.out}: {error.strerror or error}") from error
+    _write("out", args.out, text)
     print(args.out)
+
+
+def _write(name: str, path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidArgument(f"{name}: {path}: {error.strerror or error}") from error
 
 
 def _tick(args: argparse.Namespace) -> None:
@@ -282,7 +290,8 @@ def _worker(args: argparse.Namespace) -> None:
     if not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     how = Distillation() if args.adapters else None
-    opening = workers.Opening(args.path, embed=args.embed, model=args.model, distillation=how)
+    policy = checked_policy(Policy(kv_disk_bytes=args.kv_disk_bytes))
+    opening = workers.Opening(args.path, embed=args.embed, model=args.model, distillation=how, policy=policy)
     stop = threading.Event()
     with workers.until_told(stop):
         if args.ray is None:

@@ -22,6 +22,7 @@ from .tables import LATER
 from .transactions import Transactions
 from .types import Policy
 
+_FEW = 32  # commits to a table that a reading does not feel
 _ROWS = 2_000  # rows that an index has not seen, from which on a search feels them
 _TRIES = 5  # how often a compaction is tried against writers
 _FAR = timedelta(minutes=10)  # how long a shared store keeps old versions at least: longer than any turn
@@ -60,6 +61,9 @@ class Compaction:
         self._settled: dict[str, _Settled] = {}
         self.give_way: Callable[[], object] = lambda: None
         """Called before each table that there is anything to do with: what need not wait goes first."""
+        self.rewriting: Callable[[], Callable[[], object]] = lambda: lambda: None
+        """Called before the cubes are written together; what it returns is called after, and tells who keeps them in memory that
+        they are what they were."""
 
     if TYPE_CHECKING:
 
@@ -159,14 +163,20 @@ class Compaction:
             table.create_index("vector", config=_VECTORS, name="vector_idx", replace=True)
 
     def _optimize(self, name: str) -> None:
-        """Compact a table, unless nobody has written to it since all was done: a look at it costs a hundredth of that."""
+        """Compact a table, unless nobody has written to it since all was done, or few have a while ago, in which nothing can be
+        dropped anyway: a look at it costs a hundredth of that."""
         keep = max(self.policy.keep_versions, _FAR) if self.site.is_shared else self.policy.keep_versions
         before, version, now = self._settled.get(name), int(self.table(name).version), time.monotonic()
         same = before is not None and before.version == version
-        if before is not None and same and (before.done or now - before.since < keep.total_seconds()):
-            return
+        if before is not None:
+            young = now - before.since < keep.total_seconds() and version - before.version < _FEW
+            if (same and before.done) or young:
+                return
         self.give_way()
+        tell = self.rewriting() if name == self.manifest.cubes else None
         self._write_together(name, keep)
+        if tell is not None:
+            tell()
         after = int(self.table(name).version)
         since = before.since if before is not None and same and after == version else time.monotonic()
         self._settled[name] = _Settled(after, since, done=same and after == version)

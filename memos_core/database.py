@@ -366,6 +366,11 @@ class Database(Compaction):
             self._known = now
         return self._known
 
+    @property
+    def seen_last(self) -> tuple[int, Manifest]:
+        """The same as it was when it was looked at last."""
+        return self._known
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Switch to another manifest, in one commit."""
         with self.writing(), self.guarded("meta"):

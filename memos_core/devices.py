@@ -12,9 +12,11 @@ def device_of(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise InvalidArgument(f"device: {device!r} is none: {error}") from None
+        found = torch.device(device)
+        torch.empty(1, device=found)  # which tells whether it is there
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise InvalidArgument(f"device: {device!r} is none that is here: {str(error)[:200]}") from None
+    return found
 
 
 def dtype_of(dtype: str | torch.dtype | None) -> torch.dtype | None:

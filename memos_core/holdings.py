@@ -244,7 +244,11 @@ def check(s: Snapshot, policy: SchedulePolicy, now: float) -> None:
             "keep",
             "a share is above 0, and above 1 what is held would be let go while a newcomer would be taken for it",
         ),
-        (policy.break_even > 0, "break_even", "what costs nothing to do without would be made at once"),
+        (
+            0 < policy.break_even < math.inf,
+            "break_even",
+            "at 0 what costs nothing to do without would be made at once, and without an end nothing ever",
+        ),
         (0 <= policy.build_seconds <= 60, "build_seconds", "a minute has 60 seconds"),
         (policy.build_burst >= 0, "build_burst", "seconds are needed"),
         (
@@ -291,7 +295,7 @@ def check_rates(rates: object) -> Rates:
     for part in fields(rates):
         value = getattr(rates, part.name)
         least = 0 if part.name in ("attention", "distil", "distil_start") else math.ulp(0.0)
-        if not _is_number(value) or not value >= least:
+        if not _is_number(value) or not least <= value < math.inf:
             raise InvalidArgument(f"Rates.{part.name}: {value!r} is no rate")
     return rates
 

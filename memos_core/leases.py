@@ -56,18 +56,17 @@ class Leases:
     def claim(self, id: str, *, who: str = "", what: str = "") -> Lease | None:
         """Take a lease; None if somebody else has it."""
         now, holder = self._clock(), str(uuid.uuid4())
-        if not self._rows(f"id = {filters.literal(id)}"):
+        known = self._rows(f"id = {filters.literal(id)}")
+        if not known:
             free = {"id": id, "holder": "", "until": now, "attempt": 0, "who": who, "what": what}
             self._insert(free)
+        taken = Lease(id, holder, known[0].attempt + 1 if known else 1, now + self._span, who, what)
         values = {
-            "holder": filters.literal(holder), "until": filters.literal(now + self._span), "attempt": "attempt + 1",
+            "holder": filters.literal(holder), "until": filters.literal(taken.until), "attempt": str(taken.attempt),
             "who": filters.literal(who), "what": filters.literal(what),
         }  # fmt: skip
-        where = f"id = {filters.literal(id)} AND (holder = '' OR until < {filters.literal(now)})"
-        if not self._update(where, values):
-            return None
-        found = self._rows(f"id = {filters.literal(id)} AND holder = {filters.literal(holder)}")
-        return found[0] if found else None
+        free_now = f"attempt = {taken.attempt - 1} AND (holder = '' OR until < {filters.literal(now)})"
+        return taken if self._update(f"id = {filters.literal(id)} AND {free_now}", values) else None
 
     def renew(self, lease: Lease) -> Lease | None:
         """The lease for its span from now on; None if it is somebody else's meanwhile."""

@@ -339,7 +339,6 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             filter: conditions on attributes and header fields, see `filters.matching`.
             since, until: only what happened in [since, until).
         """
-        who = self._who(actor)
         if not isinstance(query, str) or not query.strip():
             raise InvalidArgument("query: there is no text in it")
         checked_text(query, "query")
@@ -350,19 +349,23 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         narrowed = (
             filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
         )
-        scope = Scope.of(who, checked_namespace(namespace, root=True))
-        now = self._clock()
+        where, now = checked_namespace(namespace, root=True), self._clock()
         self._require_open()
-        with self._going_first():
-            return self._found(query, scope, k, narrowed, now)
 
-    def _found(self, query: str, scope: Scope, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
+        def found(question: Question) -> tuple[str, list[Hit]]:
+            who = self._who(actor)  # in the same reading: the manifest is looked at once for all of it
+            return who, self._working_set.search(Scope.of(who, where), question, k, narrowed, now)
+
+        with self._going_first():
+            return self._found(query, now, found)
+
+    def _found(self, query: str, now: datetime, found: Callable[[Question], tuple[str, list[Hit]]]) -> list[Hit]:
         question = Question(
             query[:_ASKED], self._embedding.one(query), now, reader.window(query, now), self._embedding.asking()
         )
-        hits = self._whole(lambda: self._working_set.search(scope, question, k, narrowed, now))
+        who, hits = self._whole(lambda: found(question))
         self._upkeep.count(hits, now)
-        return [replace(hit, cube=self._shown(scope.actor, hit.cube)) for hit in hits] if self._sensitivity else hits
+        return [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits] if self._sensitivity else hits
 
     def brief(
         self,
@@ -443,7 +446,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
         who = self._who(actor)
-        return self._whole(lambda: self._inquiry.stats(who, self._embedding.name))
+        of_record = self._vault.manifest.embedder or self._embedding.name  # who only looks may have opened it with none
+        return self._whole(lambda: self._inquiry.stats(who, of_record))
 
     # --- its life ------------------------------------------------------------------------------------------------------
 

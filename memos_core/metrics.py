@@ -25,8 +25,16 @@ class Metrics:
         self._tokens = meter.create_gauge("memos.tokens", description="tokens of prompts so far, all and held")
         self._first = meter.create_gauge("memos.first_token", unit="s", description="time to the first token")
 
-    def note(self, sample: Sample, process: Process, carried: Sequence[Carried], seconds: float) -> None:
-        """Take in a tick."""
+    def ticked(self, carried: Sequence[Carried], seconds: float) -> None:
+        """Take in a tick, of so many seconds in all, and what became of its moves."""
+        if self._meter is None:
+            return
+        for one in carried:
+            self._moves.add(1, {"action": str(one.move.action), "form": str(one.move.form), "outcome": one.outcome})
+        self._ticks.record(seconds)
+
+    def note(self, sample: Sample, process: Process) -> None:
+        """Take in how things are after a plan that a model took part in was carried out."""
         if self._meter is None:
             return
         for place, held, budget in (
@@ -35,9 +43,6 @@ class Metrics:
         ):  # fmt: skip
             self._held.set(held, {"place": place})
             self._budget.set(budget, {"place": place})
-        for one in carried:
-            self._moves.add(1, {"action": str(one.move.action), "form": str(one.move.form), "outcome": one.outcome})
-        self._ticks.record(seconds)
         self._tokens.set(process.answered.tokens, {"kind": "all"})
         self._tokens.set(process.answered.cached, {"kind": "held"})
         self._first.set(process.answered.p50, {"quantile": "0.5"})

@@ -84,6 +84,7 @@ class Scheduler:
         self._measured = measured
         self.leases = leases
         self._bucket: Bucket | None = None
+        self._made: dict[str, list[str]] = {}  # what cubes were made of that are not remembered yet
         self._failures: dict[tuple[str, str], tuple[int, datetime]] = {}
         self._lock = threading.RLock()
         self.stopping = threading.Event()
@@ -119,6 +120,7 @@ class Scheduler:
             if model is not None:
                 work = [m for m in moves if m.form is not Kind.PLAINTEXT]
                 carried += [self._one(m, subjects[m.subject], model, how) for m in work]
+                self._remember()
                 self._weigh(snapshot, subjects, model, now)
                 done = [c.move for c in carried if c.outcome == DONE]
                 after = schedule.applied(snapshot, done, self._policy, now)
@@ -193,18 +195,19 @@ class Scheduler:
             return Carried(move, ELSEWHERE, subject.who, subject.told_of)
         self._failures.pop(key, None)
         if cube is not None and move.target > move.source:
-            self._remember(cube)
+            self._made[cube.id] = [link.id for link in cube.lineage]
         seconds = time.perf_counter() - began
         if move.target > move.source and self._bucket is not None:
             self._bucket = replace(self._bucket, seconds=self._bucket.seconds - seconds)
         of = subject.told_of if cube is None else cube.id
         return self._told(Carried(move, DONE, subject.who, of, seconds), subject, cube)
 
-    def _remember(self, cube: MemCube) -> None:
-        """Keep of what a cube was made, for as long as decisions about it are of interest: it may be gone by then."""
-        made: dict[str, list[str]] = self._uses.recall("made") or {}
-        made[cube.id] = [link.id for link in cube.lineage]
-        self._uses.remember("made", dict(list(made.items())[-_MADE:]))
+    def _remember(self) -> None:
+        """Keep of what cubes were made, for as long as decisions about them are of interest: they may be gone by then."""
+        if self._made:
+            made: dict[str, list[str]] = (self._uses.recall("made") or {}) | self._made
+            self._uses.remember("made", dict(list(made.items())[-_MADE:]))
+            self._made.clear()
 
     def _told(self, carried: Carried, subject: Subject, cube: MemCube | None) -> Carried:
         words = f"{carried.move.action} {carried.move.form}: {carried.move.reason}"

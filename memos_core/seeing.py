@@ -59,15 +59,12 @@ class Seeing:
         """How the store is held just now: by form, by place, over time, and what was decided; writes nothing."""
         who, now = self._who(actor), self._clock()
         where = filters.all_of(filters.readable_by(who), filters.current(now))
-        forms: dict[str, tuple[int, int]] = {}
-        found = self._vault.columns(["id", "kind"], where)
-        for kind in found["kind"].to_pylist():
-            count, size = forms.get(kind, (0, 0))
-            forms[kind] = (count + 1, size)
-        for row in self._vault.rows(filters.all_of(where, "kind != 'plaintext'")):
+        texts = len(self._vault.columns(["id"], filters.all_of(where, "kind = 'plaintext'")))
+        forms: dict[str, tuple[int, int]] = {"plaintext": (texts, 0)} if texts else {}
+        for row in self._vault.rows(filters.all_of(where, "kind != 'plaintext'")):  # each counted where it is weighed
             payload = row.cube.payload
-            count, size = forms[row.cube.kind]
-            forms[row.cube.kind] = (count, size + (0 if isinstance(payload, Text) else payload.bytes))
+            count, size = forms.get(row.cube.kind, (0, 0))
+            forms[row.cube.kind] = (count + 1, size + (0 if isinstance(payload, Text) else payload.bytes))
         leases = self._scheduler.leases.under_way() if self._vault.db.has("leases") else []
         warm: dict[str, float] = {}
         for used in self._used(who):

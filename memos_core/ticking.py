@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -72,6 +73,7 @@ class Ticking:
         clock that went back, a budget smaller than one block, and a policy that contradicts itself.
         """
         self._require_open()
+        begun = time.perf_counter()
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         moves = self._scheduler.run(moment, self._model, self._distillation)
@@ -83,7 +85,9 @@ class Ticking:
         if self._vault.db.has("leases"):
             self._scheduler.leases.sweep()
         self._rebuild()
-        return TickReport(moment, used, expired, self._vault.db.compact(wait=self._policy.lock_seconds), tuple(moves))
+        compacted = self._vault.db.compact(wait=self._policy.lock_seconds)
+        self._metrics.ticked(moves, time.perf_counter() - begun)
+        return TickReport(moment, used, expired, compacted, tuple(moves))
 
     def start(self, every: timedelta | float = 60.0) -> None:
         """Tick in a thread of its own, off the way of requests: now, and then after each span (a timedelta or seconds) until `stop` or
@@ -94,7 +98,8 @@ class Ticking:
         self._require_open()
         self._scheduler.check(self._model)
         with self._starting:
-            if self._thread is None or not self._thread.is_alive():
+            # one that was told to end, and has not yet, is as good as gone
+            if self._thread is None or not self._thread.is_alive() or self._scheduler.stopping.is_set():
                 self._scheduler.stopping.clear()
                 self._thread = threading.Thread(target=self._tick_on, args=(seconds,), name="memos-tick", daemon=True)
                 self._thread.start()
@@ -120,7 +125,9 @@ class Ticking:
         self._require_open()
         self._upkeep.wait()
         self._upkeep.flush()
-        self._scheduler.settle(self._clock(), self._model, self._distillation)
+        begun = time.perf_counter()
+        moves = self._scheduler.settle(self._clock(), self._model, self._distillation)
+        self._metrics.ticked(moves, time.perf_counter() - begun)
 
     def _tick_on(self, seconds: float) -> None:
         stopping, me = self._scheduler.stopping, threading.current_thread()
@@ -145,7 +152,7 @@ class Ticking:
     def _noted(self, snapshot: Snapshot, carried: list[Carried], now: datetime, needed: float) -> None:
         tally = None if self._answering is None else self._answering.tally
         sample, process = self._telemetry.note(snapshot, carried, now, needed, self._model, tally)
-        self._metrics.note(sample, process, carried, sum(c.seconds for c in carried))
+        self._metrics.note(sample, process)
 
     def _set_up_scheduler(self, schedule: SchedulePolicy, rates: Rates | None) -> None:
         uses, leases = self._upkeep.uses, Leases(self._vault.db, self._clock, seconds=2 * self._policy.lease_seconds)

@@ -106,7 +106,7 @@ class Tiers:
         draft = self._draft(who, sources, model, self._name(text, model, scope))
         if scope is not None:
             draft = replace(draft, attributes={"scope": list(scope)})
-        if (known := self._derived.there(draft.id)) is not None:
+        if scope is None and (known := self._derived.there(draft.id)) is not None:  # who builds for a scope has looked
             return known
         asked, end = opening(model, text)
         opened = self._to_grow_from(grown, model)
@@ -191,11 +191,15 @@ class Tiers:
         sources = self._writer.readable([link.id for link in cube.lineage], who) if cube.lineage else []
         if not sources:
             raise InvalidArgument(f"ids: memory {cube.id} was made from no memories here, so its text is not known")
+        self.give_up(who, cube)
+        return sources
+
+    def give_up(self, who: str, cube: MemCube) -> None:
+        """Remove what is derived, whatever became of its sources. Raises NotFound for what is gone already; owner only."""
         with self._vault.writing():
             rows = self._writer.readable_rows([cube.id], who)
             governance.require_owner(who, rows[0].cube)
             self._writer.remove(rows, who, self._clock())
-        return sources
 
     def passages(self, who: str, namespace: Namespace, model: LocalModel) -> list[Passage]:
         """What is kept for a model of memories at or below a namespace that the actor may read, the largest first. One whose

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from .errors import MemOSError, StoreUnavailable
+from .errors import Conflict, MemOSError, StoreUnavailable
 from .manifest import Manifest
 
 Found = TypeVar("Found")
@@ -42,7 +42,7 @@ class Transaction:
 
 
 _INSIDE: ContextVar[tuple[Transaction, ...]] = ContextVar("memos_core_inside", default=())
-_VIEW: ContextVar[tuple[Any, Manifest] | None] = ContextVar("memos_core_view", default=None)
+_VIEW: ContextVar[tuple[Any, Manifest, int] | None] = ContextVar("memos_core_view", default=None)
 
 
 class Tables(Protocol):
@@ -63,6 +63,10 @@ class Tables(Protocol):
 
     def seen(self, *, again: bool = False) -> tuple[int, Manifest]:
         """The same with the number of its version."""
+
+    @property
+    def seen_last(self) -> tuple[int, Manifest]:
+        """The same without looking."""
 
     def versions(self) -> dict[str, int]:
         """Of each table that verbs write to."""
@@ -171,23 +175,30 @@ class Transactions:
     def whole(self, read: Callable[[], Found]) -> Found:
         """What a reading of several steps finds, with each transaction wholly in it or not at all. Waits for nobody: it is done again
         if a transaction began in the middle, and keeps to the pinned versions if one is under way."""
-        if _VIEW.get() is not None or self.inside is not None or self._db.writes:
+        if ((held := _VIEW.get()) is not None and held[0] is self) or self.inside is not None or self._db.writes:
             return read()
-        for _ in range(_TRIES):
-            seen, manifest = self._db.seen()
-            mark = _VIEW.set((self, manifest)) if manifest.pinned else None
+        for again in range(_TRIES):
+            # the first time by the manifest as it was seen last: if it is still that one at the end, it was all along
+            seen, manifest = self._db.seen() if again else self._db.seen_last
+            mark = _VIEW.set((self, manifest, seen))
             try:
                 found = read()
-                if mark is not None or self._db.seen()[0] == seen:
+                if (again and manifest.pinned) or self._db.seen()[0] == seen:
                     return found
             except MemOSError:  # perhaps only because of what is not to be seen, or of files that went after its end
                 if self._db.seen()[0] == seen:
                     raise
             finally:
-                if mark is not None:
-                    _VIEW.reset(mark)
+                _VIEW.reset(mark)
         with self._db.writing():
             return read()
+
+    def require_whole(self) -> None:
+        """Raise Conflict, upon which the reading is begun again, if a transaction began since it did: what it found up to now may be
+        of one that is taken back, and is not to be kept for others."""
+        held = _VIEW.get()
+        if held is not None and held[0] is self and not held[1].pinned and self._db.seen()[0] != held[2]:
+            raise Conflict(f"{self._db.path}: a transaction began or ended meanwhile: read again")
 
     def _undo(self) -> bool:
         """Take back this process's own transaction; whether it had been kept already when the error came."""

@@ -105,8 +105,16 @@ class Upkeep:
         """Write down buffered usage; of how many memories."""
         with self._lock:
             reads, self._reads = self._reads, {}
-        if reads:
-            self._vault.count_reads(reads)
+        try:
+            if reads:
+                self._vault.count_reads(reads)
+        except MemOSError:  # the next flush may reach the store: what is read is not to look as if nobody read it
+            with self._lock:
+                for id, usage in reads.items():
+                    since = self._reads.get(id, Usage())
+                    last = usage.last_read_at if since.last_read_at is None else since.last_read_at
+                    self._reads[id] = Usage(usage.reads + since.reads, last)
+            raise
         self.uses.flush()
         return len(reads)
 

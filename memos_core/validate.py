@@ -13,6 +13,7 @@ from .errors import InvalidArgument
 from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
+_DAY = 86_400  # seconds
 
 
 def checked_actor(actor: Any, *, public: bool = False) -> str:
@@ -83,10 +84,20 @@ def checked_policy(policy: Any) -> Policy:
         value, least = getattr(policy, name), 0 if name.startswith("resident") else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InvalidArgument(f"Policy.{name}: a whole number from {least} is needed, not {value!r}")
-    if not isinstance(policy.lock_seconds, int | float) or not policy.lock_seconds >= 0:
-        raise InvalidArgument(f"Policy.lock_seconds: seconds are needed, not {policy.lock_seconds!r}")
-    if not isinstance(policy.lease_seconds, int | float) or not policy.lease_seconds >= 1:
-        raise InvalidArgument(f"Policy.lease_seconds: seconds from 1 are needed, not {policy.lease_seconds!r}")
+    for name in ("kv_disk_bytes", "adapter_bytes"):
+        value = getattr(policy, name)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InvalidArgument(f"Policy.{name}: bytes, a whole number from 0, are needed, not {value!r}")
+    if policy.kv_bits not in (0, 8):
+        raise InvalidArgument(f"Policy.kv_bits: 0, as they are, or 8 is needed, not {policy.kv_bits!r}")
+    if not isinstance(policy.lock_seconds, int | float) or not 0 <= policy.lock_seconds <= 30 * _DAY:
+        raise InvalidArgument(
+            f"Policy.lock_seconds: seconds up to {30 * _DAY:,}, a month, are needed, not {policy.lock_seconds!r}"
+        )
+    if not isinstance(policy.lease_seconds, int | float) or not 1 <= policy.lease_seconds <= _DAY:
+        raise InvalidArgument(
+            f"Policy.lease_seconds: seconds from 1 to {_DAY:,}, a day, are needed, not {policy.lease_seconds!r}"
+        )
     if not isinstance(policy.keep_versions, timedelta) or policy.keep_versions < timedelta(seconds=1):
         raise InvalidArgument(
             f"Policy.keep_versions: a timedelta from one second is needed, not {policy.keep_versions!r}"

@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters, lifecycle
@@ -61,6 +62,7 @@ class Vault:
     def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing."""
         self.db = Database(site, policy, describe, begin)
+        self._before: tuple[str, int] | None = None
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
@@ -69,6 +71,7 @@ class Vault:
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
         self.db.transactions.witness = self._witness
+        self.db.rewriting = self._rewriting
         self.db.transactions.take_back_of_the_dead()
         self.ledger, self.rules = Ledger(self.db), Rules(self.db)
         self.ledger.settle()
@@ -208,6 +211,23 @@ class Vault:
             version = self.db.cubes.version
         return self.manifest.cubes, version
 
+    def acknowledged(self) -> tuple[str, int]:
+        """The revision that holds all that was acknowledged: the newest one, or, while a commit of this process is on its way, the one
+        before, which is all that there is until then, since whoever writes is the only one."""
+        return self._before or self.revision()
+
+    @contextmanager
+    def _on_its_way(self) -> Iterator[tuple[str, int]]:
+        """A commit to the cubes, until its listener has been told; the revision before. A lease may lapse, a lock does not; and what is
+        written in a transaction is nobody else's."""
+        before = self.revision()
+        alone = not self.db.site.is_shared and self.db.transactions.inside is None
+        self._before = before if alone else None
+        try:
+            yield before
+        finally:
+            self._before = None
+
     # --- writing ---------------------------------------------------------------------------------------------------
 
     def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
@@ -260,18 +280,18 @@ class Vault:
 
     def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
         self.use_grants(one for cube in new for one in readers_of(cube.access))
-        before = self.revision()
-        seq = before[1] + 1
-        with self.db.guarded("cubes"):
-            rows = encoded(new, vectors, seq, self.manifest.dimension)
-            if known == 0:
-                self.db.cubes.add(rows)
-            else:
-                merge = self.db.cubes.merge_insert("id").when_matched_update_all()
-                merge = merge if known == len(new) else merge.when_not_matched_insert_all()
-                merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
-        self.db.committed(self.manifest.cubes, len(new) - known or 1)
-        self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
+        with self._on_its_way() as before:
+            seq = before[1] + 1
+            with self.db.guarded("cubes"):
+                rows = encoded(new, vectors, seq, self.manifest.dimension)
+                if known == 0:
+                    self.db.cubes.add(rows)
+                else:
+                    merge = self.db.cubes.merge_insert("id").when_matched_update_all()
+                    merge = merge if known == len(new) else merge.when_not_matched_insert_all()
+                    merge.execute(rows, on_bad_vectors="null")  # to LanceDB an absent vector is a bad one
+            self.db.committed(self.manifest.cubes, len(new) - known or 1)
+            self._changed(before, [Row(c, seq, v) for c, v in zip(new, vectors, strict=True)])
 
     def retained(self, cube: MemCube) -> MemCube:
         """A memory that is kept no longer than its owner's rules say: as it is stored, whoever stores it."""
@@ -311,6 +331,27 @@ class Vault:
     ) -> None:
         """Append events, each with who besides its actor may see it and, for a deletion, which write it takes back."""
         self.ledger.record(events, readers, seqs)
+
+    def _rewriting(self) -> Callable[[], None]:
+        """What tells the listener of the commits of a compaction, unless somebody wrote meanwhile: each scope would ask the store
+        for itself what they were, at its next search."""
+        before, contents = self._contents()
+
+        def tell() -> None:
+            after, now = self._contents()
+            if after != before and now == contents:
+                self.listener(Change(before, after))
+
+        return tell
+
+    def _contents(self) -> tuple[tuple[str, int], tuple[int, int]]:
+        """A revision, how many memories there are at it and the number of the last write among them: every write has a greater number
+        than those before it and every deletion leaves fewer, so what has the same two has the same memories."""
+        name = self.manifest.cubes
+        table = self.db.pinned(name)
+        with self.db.guarded(name):
+            seqs = table.search().select(["seq"]).limit(ALL).to_arrow()["seq"]
+            return (name, table.version), (len(seqs), pc.max(seqs).as_py() or 0)
 
     def _witness(self, pins: Mapping[str, int]) -> Callable[[], None]:
         """What the log says beyond its pinned version, to be told again, as rolled back and to who did it alone, once that is the

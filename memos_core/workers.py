@@ -8,7 +8,9 @@ by another, a distillation from its last checkpoint on.
 from __future__ import annotations
 
 import logging
+import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -18,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidArgument, MissingPackage, StoreUnavailable, WorkersUnavailable
+from .errors import Conflict, InvalidArgument, MissingPackage, StoreUnavailable, WorkersUnavailable
 from .holdings import Rates, SchedulePolicy
 from .memos import MemOS
 from .reports import DONE, FAILED
@@ -35,6 +37,8 @@ _AGAIN = 2.0  # seconds after which a worker that cannot be reached is asked aga
 _GRACE = 60.0  # seconds for which workers are waited for at the end
 _LOOK = 0.2  # seconds between two looks at whether to stop
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # how a gRPC client begins
+_ADDRESS = re.compile(r"\[?(?P<host>[^\[\]]+)\]?:(?P<port>[0-9]{1,5})")  # brackets: of IPv6
+_ROUND = 1e-9  # ten tenths are one
 _SETTINGS, _ALERT = 4, 0x15  # how a server goes on: in its fourth byte; or, where it wants TLS, in its first
 
 
@@ -161,7 +165,8 @@ def work(
 ) -> Worked:
     """Be a worker until `stop` is set: tick, at once again where something was done, else after `every` seconds.
 
-    Raises as opening does, as `MemOS.tick` does, and StoreUnavailable if the store could not be reached several times in a row.
+    Raises as opening does, as `MemOS.tick` does, and StoreUnavailable if the store could not be reached several times in a row, or Conflict
+    if others kept changing it.
     """
     stop = stop or threading.Event()
     checked_every(every)
@@ -174,7 +179,10 @@ def work(
         while not stop.is_set():
             try:
                 tick = worker.tick()
-            except StoreUnavailable as error:
+            except (
+                StoreUnavailable,
+                Conflict,
+            ) as error:  # the store is away, or others write all the time: it may pass
                 failures += 1
                 if failures == _PATIENCE:
                     raise
@@ -224,12 +232,12 @@ def ray(
         InvalidArgument: more workers than the cluster has room for. MissingPackage.
     """
     checked_every(every)
-    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
-        raise InvalidArgument(f"replicas: a whole number from 1 is needed, not {replicas!r}")
+    _check_taken(replicas, cpus, gpus)
     stop = stop or threading.Event()
     with _connected(address) as cluster:
-        need = placed(cluster.cluster_resources(), replicas, cpus, gpus)
-        if "://" not in opening.path and sum(node["Alive"] for node in cluster.nodes()) > 1:
+        nodes = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
+        need = placed(nodes, replicas, cpus, gpus)
+        if "://" not in opening.path and len(nodes) > 1:
             log.warning("%s: a folder, so each node of the cluster must have the same one there", opening.path)
         crew = _Crew(cluster, opening, need, [Worked(n) for n in range(replicas)])
         try:
@@ -362,14 +370,14 @@ def _connected(address: str) -> Iterator[Any]:
 
 def _knock(address: str) -> None:
     """See whether something answers as a Ray head does, which Ray itself takes minutes to find out. Raises WorkersUnavailable."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    found = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
+    if found is None or not 0 < int(found["port"]) < 1 << 16:
         raise InvalidArgument(f"address: HOST:PORT of a Ray head or 'auto' is needed, not {address!r}")
     try:
-        with socket.create_connection((host, int(port)), timeout=5) as line:
+        with socket.create_connection((found["host"], int(found["port"])), timeout=5) as line:
             line.sendall(_PREFACE)
             answer = line.recv(9)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be nobody's name
         raise WorkersUnavailable(f"there is no Ray at {address}: {error}") from error
     if answer[3:4] != bytes([_SETTINGS]) and answer[:1] != bytes([_ALERT]):
         raise WorkersUnavailable(
@@ -377,14 +385,28 @@ def _knock(address: str) -> None:
         )
 
 
-def placed(there: Mapping[str, float], replicas: int, cpus: float, gpus: float | None) -> dict[str, Any]:
-    """What each worker takes of a cluster. Raises InvalidArgument where that is more than it has: Ray would wait for ever."""
-    need = {"CPU": cpus, "GPU": (1.0 if there.get("GPU", 0.0) else 0.0) if gpus is None else gpus}
-    for name, each in need.items():
-        if each * replicas > there.get(name, 0.0):
-            raise InvalidArgument(
-                f"replicas: {replicas} workers of {each:g} {name} each are more than the cluster's {there.get(name, 0.0):g}"
-            )
+def _check_taken(replicas: Any, cpus: Any, gpus: Any) -> None:
+    """Raises InvalidArgument for what no worker could take of any cluster."""
+    if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
+        raise InvalidArgument(f"replicas: a whole number from 1 is needed, not {replicas!r}")
+    for name, value in (("cpus", cpus), ("gpus", 0 if gpus is None else gpus)):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0 <= value < math.inf or (value > 1 and value != int(value)):
+            raise InvalidArgument(f"{name}: a share of one, or a whole number from 0, is needed, not {value!r}")
+
+
+def placed(nodes: Sequence[Mapping[str, float]], replicas: int, cpus: float, gpus: float | None) -> dict[str, Any]:
+    """What each worker takes of a node, given what each node has. Raises InvalidArgument where they have no room for all: Ray would wait
+    for ever."""
+    some = any(node.get("GPU", 0.0) for node in nodes)
+    need = {"CPU": cpus, "GPU": float(some) if gpus is None else gpus}
+    taken = {name: each for name, each in need.items() if each}
+    room = sum(min(int(node.get(name, 0.0) / each + _ROUND) for name, each in taken.items()) for node in nodes if taken)
+    if taken and room < replicas:
+        each = " and ".join(f"{number:g} {name}" for name, number in taken.items())
+        raise InvalidArgument(
+            f"replicas: {replicas} workers of {each} each are more than the cluster's nodes have room for, which is {room}"
+        )
     return {"num_cpus": need["CPU"], "num_gpus": need["GPU"]}
 
 

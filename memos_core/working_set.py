@@ -98,11 +98,13 @@ class WorkingSet:
 
     def search(self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime) -> list[Hit]:
         """The k best memories of a scope, of those that `narrowed` (a condition, or None) holds for."""
-        if (large := self._large_scope(scope)) is not None:
+        revision = self._vault.acknowledged()
+        if (large := self._large_scope(scope, revision)) is not None:
             return self._from_candidates(scope, question, k, narrowed, now, large)
         entry = self._entry(scope)
         with entry.lock:
-            revision = self._vault.revision()
+            if _is_past(entry.revision, revision):  # it was brought further while this one waited for it
+                revision = self._vault.revision()
             if _is_past(entry.revision, revision):  # a reading that began before the last commit keeps to its time
                 entry = _Resident()
             self._refresh(scope, entry, revision, now)
@@ -152,10 +154,14 @@ class WorkingSet:
         if entry.corpus is None or entry.revision is None or entry.revision[0] != revision[0]:
             self._load(scope, entry, revision, now)
         elif entry.revision != revision:
-            self._take(scope, entry, self._vault.candidates(f"seq > {entry.seq} AND ({_anything(scope)})"), now)
+            rows = self._vault.candidates(f"seq > {entry.seq} AND ({_anything(scope)})")
             whole = filters.all_of(scope.where, filters.unexpired(now))
-            if self._vault.count(whole) != len(entry.rows):
+            count = self._vault.count(whole)
+            self._vault.db.transactions.require_whole()
+            self._take(scope, entry, rows, now)
+            if count != len(entry.rows):
                 there = set(self._vault.column("id", whole))
+                self._vault.db.transactions.require_whole()
                 _drop(entry, [id for id in entry.rows if id not in there])
                 if len(entry.rows) != len(there):
                     self._load(scope, entry, revision, now)
@@ -166,8 +172,10 @@ class WorkingSet:
                 _drop(entry, [id])
 
     def _load(self, scope: Scope, entry: _Resident, revision: tuple[str, int], now: datetime) -> None:
+        rows = self._vault.candidates(scope.where)
+        self._vault.db.transactions.require_whole()
         entry.corpus, entry.rows, entry.expiring, entry.seq = Corpus(), {}, [], -1
-        self._take(scope, entry, self._vault.candidates(scope.where), now)
+        self._take(scope, entry, rows, now)
         entry.revision = revision
 
     def _follow(self, change: Change) -> None:
@@ -220,10 +228,10 @@ class WorkingSet:
 
     # --- candidates --------------------------------------------------------------------------------------------------
 
-    def _large_scope(self, scope: Scope) -> Statistics | None:
+    def _large_scope(self, scope: Scope, revision: tuple[str, int]) -> Statistics | None:
         """Statistics of a scope that is too large to be resident, from a sample; None for one that is not. Counted again
         after so many commits that its size may have changed by as much."""
-        revision, key = self._vault.revision(), (scope, self._changing())
+        key = (scope, self._changing())
         known = self._sizes.get(key)
         if known is None or known.revision[0] != revision[0] or revision[1] - known.revision[1] >= _RECOUNT:
             size = self._vault.count(scope.where)

@@ -215,6 +215,11 @@ def test_options_that_are_none_are_refused(options: Any, server: Server, tmp_pat
         MemOS(server.url(tmp_path), storage_options=options, embed=WordsEmbedder())
 
 
+def test_an_endpoint_that_is_no_url_is_refused(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=r"storage_options: .*Invalid endpoint: nowhere"):
+        MemOS(server.url(tmp_path), storage_options={**server.options, "endpoint": "nowhere"}, embed=WordsEmbedder())
+
+
 def test_options_of_a_bucket_are_refused_for_a_folder(server: Server, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="path is a folder"):
         MemOS(tmp_path / "store", storage_options=server.options, embed=WordsEmbedder())

@@ -234,8 +234,9 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         LocalModel("")
     with pytest.raises(InvalidArgument, match="dtype"):
         LocalModel(tmp_path, dtype="int8")
-    with pytest.raises(InvalidArgument, match="device"):
-        LocalModel(tmp_path, device="abacus")
+    for none_here in ("abacus", "cuda:99"):  # which no machine has, one without a GPU least of all
+        with pytest.raises(InvalidArgument, match=f"device: '{none_here}' is none"):
+            LocalModel(tmp_path, device=none_here)
     with pytest.raises(InvalidArgument, match="cache_bytes"):
         random_model(cache_bytes=-1)
 

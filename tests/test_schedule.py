@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -428,6 +428,7 @@ def test_a_clock_that_went_back_moves_nothing() -> None:
         {"prefetch_share": 1.5}, {"prefetch_from": 0}, {"idle": 0}, {"context_share": 0}, {"prefetch_within": timedelta(0)},
         {"archive_after": timedelta(seconds=30)}, {"clock_back": timedelta(seconds=-1)}, {"break_even": "often"}, {"keep": None},
         {"idle": True}, {"archive_after": 90}, {"prefetch_within": 60}, {"clock_back": None}, {"build_burst": float("nan")},
+        {"break_even": float("inf")},
     ],
     ids=str,
 )  # fmt: skip
@@ -445,7 +446,9 @@ def test_a_budget_smaller_than_one_block_is_refused(place: str) -> None:
 
 
 def test_rates_and_columns_that_cannot_be_are_refused() -> None:
-    for name, value in (("prefill", 0), ("disk", "fast"), ("host", float("nan")), ("attention", -1), ("distil", None)):
+    endless = [(part.name, float("inf")) for part in fields(Rates)]
+    wrong = [("prefill", 0), ("disk", "fast"), ("host", float("nan")), ("attention", -1), ("distil", None), *endless]
+    for name, value in wrong:
         with pytest.raises(InvalidArgument, match=rf"Rates.{name}: {value!r} is no rate"):
             plan(some(rates=replace(RATES, **{name: value})), SchedulePolicy(), NOW)
     with pytest.raises(InvalidArgument, match="warmth: a snapshot has no such column"):

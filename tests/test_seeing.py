@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,7 @@ def test_a_lease_that_is_held_is_under_way(seen: tuple[MemOS, list[MemCube]]) ->
 def test_the_commands_show_it_without_the_stores_embedder(
     seen: tuple[MemOS, list[MemCube]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _, cubes = seen
+    memory, cubes = seen
     store = str(tmp_path / "store")
     assert main(["why", store, cubes[0].id, "--actor", "ann"]) == 0
     assert "build activation" in capsys.readouterr().out
@@ -111,10 +112,13 @@ def test_the_commands_show_it_without_the_stores_embedder(
     assert main(["stats", store, "--json", "--actor", "ann"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["memories"] == 13
+    assert said["embedder"] == memory._embedding.name  # not what the command was opened with
     assert said["bytes"]["activation"] > 0
     assert main(["tick", store]) == 0
     assert main(["report", store, str(tmp_path / "no" / "where.html")]) == 1
     assert "where.html" in capsys.readouterr().err
+    assert main(["log", store, "--export", str(tmp_path / "no" / "events")]) == 1
+    assert "--export: " in capsys.readouterr().err
 
 
 def test_the_report_is_one_file_that_needs_nothing_from_elsewhere(
@@ -173,23 +177,40 @@ def test_the_curve_rises_and_holds_what_is_worth_most_first(seen: tuple[MemOS, l
     assert points[0][1] > 0
 
 
-def test_metrics_go_to_the_applications_meter_provider(open_store: Callable[..., MemOS], clock: Clock) -> None:
+@pytest.fixture(scope="module")
+def reader() -> Any:
+    """What the application reads its metrics with: each time what came since; it can be set once in a process."""
     pytest.importorskip("opentelemetry.sdk", reason="opentelemetry-sdk reads the metrics")
     from opentelemetry import metrics
-    from opentelemetry.sdk.metrics import MeterProvider
-    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider
+    from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 
-    reader = InMemoryMetricReader()
-    metrics.set_meter_provider(MeterProvider([reader]))
+    delta = AggregationTemporality.DELTA
+    found = InMemoryMetricReader(preferred_temporality={Counter: delta, Histogram: delta})
+    metrics.set_meter_provider(MeterProvider([found]))
+    return found
+
+
+@pytest.fixture
+def measured(reader: Any) -> Callable[[], dict[str, list[Any]]]:
+    """The data points of a test, by the instrument's name."""
+    reader.get_metrics_data()
+
+    def read() -> dict[str, list[Any]]:
+        scopes = [scope for r in reader.get_metrics_data().resource_metrics for scope in r.scope_metrics]
+        return {m.name: list(m.data.data_points) for scope in scopes for m in scope.metrics}
+
+    return read
+
+
+def test_metrics_go_to_the_applications_meter_provider(
+    open_store: Callable[..., MemOS], clock: Clock, measured: Callable[[], dict[str, list[Any]]]
+) -> None:
     memory = open_store(model=random_model(), rates=Rates(prefill=10.0, disk=1e9))
     told(memory)
     ask(memory, clock)
     memory.tick()
-    data = reader.get_metrics_data()
-    assert data is not None
-    found = {
-        m.name: list(m.data.data_points) for r in data.resource_metrics for scope in r.scope_metrics for m in scope.metrics
-    }  # fmt: skip
+    found = measured()
     assert {
         "memos.held",
         "memos.budget",
@@ -201,6 +222,22 @@ def test_metrics_go_to_the_applications_meter_provider(open_store: Callable[...,
     [moves] = [p for p in found["memos.moves"] if p.attributes["action"] == "build"]
     assert (moves.value, moves.attributes["outcome"]) == (1, "done")
     assert {p.attributes["place"] for p in found["memos.held"]} == {"device", "host", "disk"}
+    [ticks] = found["memos.tick"]
+    assert ticks.count == 1
+
+
+def test_metrics_are_told_without_a_model_too(
+    open_store: Callable[..., MemOS], clock: Clock, measured: Callable[[], dict[str, list[Any]]]
+) -> None:
+    memory = open_store()
+    memory.add("The meeting is at four.", ttl=60)
+    clock.forward(minutes=2)
+    memory.tick()
+    found = measured()
+    [moves] = found["memos.moves"]
+    assert (moves.value, moves.attributes["action"], moves.attributes["outcome"]) == (1, "expire", "done")
+    [ticks] = found["memos.tick"]
+    assert (ticks.count, ticks.sum > 0) == (1, True)
 
 
 @pytest.mark.parametrize("every", ["-1", "0", "nan", "inf"])

@@ -23,6 +23,7 @@ from memos_core import (
     Rates,
     SchedulePolicy,
     State,
+    StoreUnavailable,
 )
 from tests.conftest import Clock
 from tests.networks import random_model
@@ -162,6 +163,22 @@ def test_what_was_converted_by_hand_stays(memory: MemOS) -> None:
     assert kept(memory) == [cube]
 
 
+def test_what_was_converted_by_hand_of_memories_whose_time_is_over_holds_no_room_that_others_need(
+    open_slow: Callable[..., MemOS], clock: Clock
+) -> None:
+    memory = open_slow(policy=Policy(kv_disk_bytes=900_000))  # room for one
+    lapses = told(memory, namespace=("other",), ttl=3_600)
+    [asked] = memory.convert([c.id for c in lapses], Kind.ACTIVATION)
+    told(memory)
+    ask(memory, clock)
+    assert memory.tick().moves == ()
+    assert kept(memory) == [asked]
+    clock.forward(hours=2)
+    ask(memory, clock, times=8)
+    assert {"drop activation", "build activation"} <= set(done(memory.tick().moves))
+    assert [c.namespace for c in kept(memory)] == [("default",)]
+
+
 def test_the_shelf_is_filled_ahead_of_a_conversation_and_the_disk_is_not_read_for_it(
     memory: MemOS, open_slow: Callable[..., MemOS], clock: Clock
 ) -> None:
@@ -223,6 +240,19 @@ def test_reading_keeps_a_memory_and_so_does_freezing_it(archiving: MemOS, clock:
     assert memory.tick().moves == ()
     assert memory.get(read.id).state is State.GENERATED
     assert memory.get(frozen.id).state is State.FROZEN
+
+
+def test_a_read_that_could_not_be_written_down_is_written_down_by_the_next_tick(
+    open_store: Callable[..., MemOS],
+) -> None:
+    memory, other = open_store(policy=Policy(lock_seconds=0.05)), open_store()
+    [cube] = memory.add("The spare key is under the blue pot.")
+    memory.search("Where is the spare key?")
+    with other._vault.writing(), pytest.raises(StoreUnavailable):
+        memory.tick()
+    memory.search("Where is the spare key?")
+    memory.tick()
+    assert memory.get(cube.id).usage.reads == 2
 
 
 def test_what_was_changed_or_read_since_it_was_found_cold_is_not_archived(archiving: MemOS, clock: Clock) -> None:

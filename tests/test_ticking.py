@@ -120,6 +120,32 @@ def test_it_may_be_stopped_from_within_a_tick_and_started_again(open_store: Call
     assert memory.tick().moves == ()
 
 
+def test_started_again_before_the_tick_that_was_interrupted_has_ended_it_goes_on(
+    open_store: Callable[..., MemOS], clock: Clock
+) -> None:
+    within, go_on, again = threading.Event(), threading.Event(), threading.Event()
+    first = list[threading.Thread]()
+
+    def ticking_clock() -> datetime:
+        me = threading.current_thread()
+        if me.name == "memos-tick" and not first:
+            first.append(me)
+            within.set()
+            go_on.wait(60)
+        elif me.name == "memos-tick" and me is not first[0]:
+            again.set()
+        return clock()
+
+    memory = open_store(clock=ticking_clock)
+    memory.start(every=0.001)
+    assert within.wait(60)
+    memory.interrupt()
+    memory.start(every=0.001)
+    go_on.set()
+    assert again.wait(60)
+    memory.stop()
+
+
 def test_who_searches_or_writes_does_not_wait_for_a_build(open_store: Callable[..., MemOS], clock: Clock) -> None:
     with open_store(model=random_model(), rates=SLOW) as before:
         told(before)

@@ -350,7 +350,9 @@ def test_a_store_is_not_opened_with_nonsense(
 
 @pytest.mark.parametrize(
     "number",
-    [{"candidates": 0}, {"compact_every": 0}, {"resident_memories": -1}, {"lock_seconds": "a"}, {"flush_usage": -1}, {"keep_versions": 5}],
+    [{"candidates": 0}, {"compact_every": 0}, {"resident_memories": -1}, {"lock_seconds": "a"}, {"flush_usage": -1}, {"keep_versions": 5},
+     {"lock_seconds": float("inf")}, {"lease_seconds": float("inf")}, {"lease_seconds": 0.5}, {"kv_disk_bytes": -1}, {"kv_disk_bytes": 1e9},
+     {"adapter_bytes": -1}, {"kv_bits": 4}],
     ids=repr,
 )  # fmt: skip
 def test_a_policy_of_impossible_numbers_is_refused(open_store: Callable[..., MemOS], number: dict[str, Any]) -> None:

@@ -138,6 +138,14 @@ def test_the_shell_says_that_replicas_are_for_ray(tmp_path: Path, capsys: pytest
     assert "for --ray" in capsys.readouterr().err
 
 
+def test_the_shell_holds_a_worker_to_the_budget_that_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    MemOS(tmp_path / "store", embed=WordsEmbedder()).close()
+    assert memosctl(["worker", str(tmp_path / "store"), "--kv-disk-bytes", "-1"]) == 1
+    assert "Policy.kv_disk_bytes" in capsys.readouterr().err
+
+
 def test_the_shell_begins_no_worker_where_there_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert memosctl(["worker", str(tmp_path / "none")]) == 1
     assert "holds no store" in capsys.readouterr().err
