@@ -52,7 +52,7 @@ class Recipe:
 
     rank: int = 32
     targets: tuple[str, ...] = ()
-    steps: int = 135
+    steps: int = 270
     rate: float | None = None
     taught: int = 32
     unknown: int = 40

@@ -49,6 +49,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, default=3, help="of facts, first weights and drawing (default: 3)")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="only these, such as '20 facts' (default: all)")
+    parser.add_argument("--steps", type=int, help="of the training of 20 facts (default: the recipe's)")
     parser.add_argument("--threads", type=int, help="that torch may use (default: as many as it likes)")
     parser.add_argument(
         "--plot", type=Path, metavar="FILE.png", help="draw the figures of 20 facts and of the controls there"
@@ -94,7 +95,8 @@ class Bench:
         self.done = done
         self.language, self.lessons = language, lessons
         self.model = LocalModel(args.model, device="cpu")
-        self.how = Distillation(lessons.Phrasing(), Recipe(), state=lessons.statement)
+        recipe = Recipe() if args.steps is None else Recipe(steps=args.steps)
+        self.how = Distillation(lessons.Phrasing(), recipe, state=lessons.statement)
         self._made: dict[str, _Made] = {}
 
     def run(self, seed: int) -> None:
