@@ -73,7 +73,6 @@ from .types import (
 if TYPE_CHECKING:
     from .audit import Audit
     from .curriculum import Plan
-    from .distil import Recipe
     from .distillation import Distillation
     from .dumping import DumpReport
     from .embed import LocalEmbedder
@@ -89,6 +88,7 @@ if TYPE_CHECKING:
     from .phrasing import Lesson, Point
     from .publishing import Offer, PullReport
     from .reader import LLMReader
+    from .recipe import Recipe
     from .reports import Carried, TickReport
     from .sensitivity import Sensitivity, checked_forms
     from .signing import new_key, public_key
@@ -205,7 +205,7 @@ __all__ = [
 _LAZY = {
     "DumpReport": "dumping", "Foreign": "importers", "LoadReport": "loading", "Offer": "publishing", "PullReport": "publishing",
     "Subscription": "subscriptions", "new_key": "signing", "public_key": "signing",
-    "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "distil", "Scores": "gate",
+    "Distillation": "distillation", "Gate": "gate", "Lesson": "phrasing", "Plan": "curriculum", "Point": "phrasing", "Recipe": "recipe", "Scores": "gate",
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
     "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",

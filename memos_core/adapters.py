@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs
 from .derived import Derived, named
-from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound
+from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound, Unsupported
 from .files import Files
 from .placement import stable_id
 from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
@@ -116,9 +116,12 @@ class AdapterTier:
             return known
         try:
             with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
-                lora, why, scores, questions = _keeping(how, checkpoint).run(model, sources, checkpoint.path, held)
+                beside = self._beside(who, model)
+                lora, why, scores, questions = _keeping(how, checkpoint).run(
+                    model, sources, checkpoint.path, held, beside
+                )
             made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions, _words(sources)))
-        except (Ineffective, InvalidArgument, Conflict, NotFound):
+        except (Ineffective, InvalidArgument, Unsupported, Conflict, NotFound):
             self._under_way.end(draft.id)
             raise
         self._under_way.end(draft.id)
@@ -229,11 +232,7 @@ class AdapterTier:
         """The adapter for an answer: of those for a model at or below a namespace that the actor may read, that passed the gate, and
         whose sources are what it was made from, the one that knows most memories. One that cannot be read is passed over, and an
         event says why."""
-        where = filters.all_of(
-            "kind = 'parametric'", filters.readable_by(who), filters.under(namespace), filters.in_states(lifecycle.SEARCHED),
-            filters.unexpired(self._clock()),
-        )  # fmt: skip
-        there = [r.cube for r in self._vault.rows(where) if _in_use(r.cube) and _model_of(r.cube) == model.fingerprint]
+        there = [cube for cube in self._there(who, model, filters.under(namespace)) if _in_use(cube)]
         for cube in sorted(there, key=lambda c: (-len(c.lineage), c.id)):
             sources = self._sources(who, cube)
             if sources is None:
@@ -335,6 +334,24 @@ class AdapterTier:
         self.forget(adapters)
 
     # --- below ---------------------------------------------------------------------------------------------------------------
+
+    def _there(self, who: str, model: LocalModel, *more: str | None) -> list[MemCube]:
+        """Adapters for a model that the actor may read and that are not outdated."""
+        where = filters.all_of(
+            "kind = 'parametric'", filters.readable_by(who), filters.in_states(lifecycle.SEARCHED),
+            filters.unexpired(self._clock()), *more,
+        )  # fmt: skip
+        return [r.cube for r in self._vault.rows(where) if _model_of(r.cube) == model.fingerprint]
+
+    def _beside(self, who: str, model: LocalModel) -> list[LoRA]:
+        """Adapters that a new one may once be fused with. One that cannot be read is none."""
+        found = []
+        for cube in self._there(who, model):
+            try:
+                found.append(self.learned(cube).lora)
+            except MemOSError as error:
+                self._writer.failed(who, "open", f"{type(error).__name__}: {error}")
+        return found
 
     def _sources(self, who: str, cube: MemCube) -> list[MemCube] | None:
         """The memories that an adapter was made from, as they are now; None if one is gone, outdated or not the actor's to read."""

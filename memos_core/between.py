@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .exercises import LIKELY, Exercise, through
+from .exercises import Exercise
 
 _APART = 2  # tokens in which two questions differ, at most
 _NEAR, _FAR = 0.35, 0.65  # how much of the first is in it
@@ -77,12 +77,3 @@ def drawn(found: Pairs, count: int, rng: random.Random, embed: Any, device: torc
         one, other = embed(first), embed(second)
         embedded = other + share.to(one.dtype) * (one - other)
     return Between(embedded, tuple(range(len(one) - 1, len(one) + len(said)) for (one, _), said in chosen))
-
-
-def as_before(batch: Between, network: Any) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-    """What a network says there: its likeliest tokens, and their log-probabilities, each of shape [positions of all rows, likely]; and
-    what its layers make of the rows (see `through`)."""
-    with torch.no_grad():
-        logits, layers = through(network, {"inputs_embeds": batch.embedded}, batch.places)
-        top = logits.log_softmax(-1).topk(min(LIKELY, logits.shape[-1]), -1)
-    return top.indices, top.values, layers

@@ -16,7 +16,7 @@ import numpy as np
 from . import brief, filters, governance, lifecycle, passages, resident
 from .adapters import AdapterTier
 from .chain import LEAST
-from .errors import MemOSError
+from .errors import MemOSError, Unsupported
 from .heat import HALF_LIVES, Scales
 from .holdings import Bucket, Budgets, Place, Rates, SchedulePolicy, Snapshot, snapshot
 from .keyed import PASSAGE
@@ -319,7 +319,10 @@ class Census:
             return 0
         from .distil import adapter_bytes
 
-        return adapter_bytes(model, at.distillation.recipe)
+        try:
+            return adapter_bytes(model, at.distillation.recipe)
+        except Unsupported:  # nothing can be distilled for it
+            return 0
 
 
 _ELSE: dict[str, Any] = {

@@ -72,7 +72,8 @@ class Curriculum:
     """Exercises by kind, and probes of phrasings that are not among them, to see when it is enough.
 
     taught: points without their memories before them; unknown: questions that nobody answered; kept: conversations behind contexts;
-    plain: questions that have nothing to do with any of it. form: tokens of which questions are formed (see `wording`).
+    plain: questions that have nothing to do with any of it. form: tokens of which questions are formed (see `wording`). points: how
+    many things are taught.
     """
 
     taught: tuple[Exercise, ...]
@@ -81,6 +82,7 @@ class Curriculum:
     plain: tuple[Exercise, ...]
     watched: tuple[Probe, ...]
     form: tuple[int, ...] = ()
+    points: int = 1
 
 
 def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
@@ -143,7 +145,8 @@ def curriculum(
     unrelated = said(model, [asked(model, q) for q in UNRELATED[::2]]) if plan.contexts else []
     plain = [exercise(a.prompt.ids, a) for a in unrelated]
     words = _form(model, practice, plan)
-    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), (*watched, *more), words)
+    watching, points = (*watched, *more), len(lesson.points)
+    return Curriculum(tuple(taught), tuple(unknown), tuple(kept), tuple(plain), watching, words, points)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------

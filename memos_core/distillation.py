@@ -9,7 +9,7 @@ from typing import Any
 
 from . import brief
 from .curriculum import Held, Plan, curriculum
-from .distil import Distilled, Progress, Recipe, distil
+from .distil import Distilled, Progress, distil, require_fit
 from .elicit import State, probes_of, together
 from .errors import Unsupported
 from .exercises import Quote
@@ -17,6 +17,7 @@ from .gate import Gate, Scores, verified
 from .lora import LoRA
 from .model import LocalModel
 from .phrasing import Asking, Lesson, Phrasing, checked
+from .recipe import Recipe
 from .types import MemCube
 
 
@@ -43,15 +44,24 @@ class Distillation:
         return checked(phrase([c.text for c in sources])), quoting(sources)
 
     def run(
-        self, model: LocalModel, sources: Sequence[MemCube], checkpoint: Path | None = None, held: Held | None = None
+        self,
+        model: LocalModel,
+        sources: Sequence[MemCube],
+        checkpoint: Path | None = None,
+        held: Held | None = None,
+        beside: Sequence[LoRA] = (),
     ) -> tuple[LoRA, str, Scores, tuple[tuple[str, ...], ...]]:
         """An adapter that knows what memories say; why its training ended; what the gate measured; and the questions it was tested with.
 
-        held: the memories as a context whose keys and values are there, to be taught from.
+        held: the memories as a context whose keys and values are there, to be taught from. beside: adapters of the model that there are;
+            other units than theirs are trained where there are enough, so that they can be fused.
         """
+        require_fit(model, self.recipe)  # before anything is worked out
         lesson, quote = self.lesson(model, sources)
         exercises = curriculum(model, lesson, self.recipe.seed, plan=self.plan, quote=quote, held=held)
-        found: Distilled = distil(model, exercises, self.recipe, progress=self.progress, checkpoint=checkpoint)
+        found: Distilled = distil(
+            model, exercises, self.recipe, beside=beside, progress=self.progress, checkpoint=checkpoint
+        )
         scores = self.verified(model, found.lora, lesson, quote, held)
         return found.lora, found.why, scores, self.questions(lesson)
 

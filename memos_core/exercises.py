@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 from . import alteration, chain
 from .alteration import Alteration, altered
 from .brief import FOOTER, HEADER
-from .errors import Unsupported
 from .model import LocalModel
 from .phrasing import Lesson, Point, contradicted
 from .prompt import Prompt
@@ -173,70 +172,19 @@ def _begun(
 def followed(network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> torch.Tensor:
     """The logits behind positions of rows of tokens, float32, of shape [positions of all rows, vocabulary]. Padded at the end, which
     no token before it sees, so there is no mask; and the output head runs at the wanted positions only."""
-    return behind(network, tabled([ids for ids, _ in rows], device), [at for _, at in rows])
+    wanted = sorted({i for _, at in rows for i in at})
+    column_of = {position: i for i, position in enumerate(wanted)}
+    inputs = tabled([ids for ids, _ in rows], device)
+    logits: torch.Tensor = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device)).logits
+    picked = [(row, column_of[i]) for row, (_, at) in enumerate(rows) for i in at]
+    row, column = torch.tensor(picked, device=device).T
+    return logits[row, column].float()
 
 
 def tabled(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:
     """Rows of tokens as a network takes them, padded at the end."""
     longest = max(len(ids) for ids in rows)
     return {"input_ids": torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in rows], device=device)}
-
-
-def behind(network: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The same of rows that are there as tensors; places: positions of each row."""
-    return through(network, inputs, places, layers=False)[0]
-
-
-def through(
-    network: Any, inputs: Mapping[str, torch.Tensor], places: Sequence[Sequence[int]], *, layers: bool = True
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The logits behind places, and what every layer makes of the tokens up to the last place of each row: tensors of shape
-    [tokens of all rows, hidden size]; none without `layers`."""
-    device = next(iter(inputs.values())).device
-    wanted = sorted({i for at in places for i in at})
-    column_of = {position: i for i, position in enumerate(wanted)}
-    listening: AbstractContextManager[list[torch.Tensor]] = _heard(network) if layers else nullcontext([])
-    with listening as heard:
-        out = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device))
-    picked = [(row, column_of[i]) for row, at in enumerate(places) for i in at]
-    row, column = torch.tensor(picked, device=device).T
-    logits = out.logits[row, column].float()
-    if not layers:
-        return logits, []
-    lengths = torch.tensor([at[-1] + 1 for at in places], device=device)
-    real = torch.arange(heard[0].shape[1], device=device) < lengths[:, None]
-    return logits, [states[real] for states in heard]
-
-
-@contextmanager
-def _heard(network: Any) -> Iterator[list[torch.Tensor]]:
-    """What each layer of a network, which nobody else runs meanwhile, gives on, in a pass within the block. transformers' own way
-    (output_hidden_states) leaves hooks behind for good, and a twin shares its hooks with the original: each would hear the other."""
-    count = network.config.get_text_config().num_hidden_layers
-    stacks = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    if not stacks:
-        raise Unsupported(f"{network.config.model_type}: it has no stack of {count} layers to listen to")
-    found: list[torch.Tensor] = []
-
-    def hearing(forward: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            out = forward(*args, **kwargs)
-            found.append(out[0] if isinstance(out, tuple) else out)
-            return out
-
-        return run
-
-    before = [layer.__dict__.get("forward") for layer in stacks[0]]
-    try:
-        for layer in stacks[0]:
-            layer.__dict__["forward"] = hearing(layer.forward)
-        yield found
-    finally:
-        for layer, forward in zip(stacks[0], before, strict=True):
-            if forward is None:
-                layer.__dict__.pop("forward", None)
-            else:
-                layer.__dict__["forward"] = forward
 
 
 def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from . import alteration, fused
+from . import alteration
 from .alteration import Alteration
 from .errors import InvalidArgument, MissingPackage, OutOfMemory, Unsupported
 from .lora import LoRA, require_fit
@@ -68,12 +68,6 @@ class Twin:
             layer = self._layers[module]
             for held, tensor in zip((layer.lora_A, layer.lora_B), lora.pair(module), strict=True):
                 held[name].weight = torch.nn.Parameter(tensor.to(device, copy=True), False)
-
-    def hasten(self, name: str) -> None:
-        """Let passes with this adapter alone, which are trained, take fewer operations. What they compute is the same."""
-        for layer in self._layers.values():
-            if fused.fits(layer, name):
-                layer.forward = partial(fused.run, layer, name, self._active)
 
     def drop(self, name: str) -> None:
         """Forget an adapter."""

@@ -1,9 +1,12 @@
-"""What one step of a distillation practises, and how far the student is from what it should be. Knows exercises and a twin in training.
+"""What one step of a distillation practises, and how far the student is from what it should be. Knows exercises and units in training.
 
-Beside what is to be said, an adapter is asked to be *silent* where it knows nothing: on questions that nobody answered, on those that
-have nothing to do with it, and between questions, every layer is to make of the tokens what it makes of them without the adapter. What
-the distributions say there is not enough. The plain model is sure of "unknown", so an adapter could do much inside of it before a
-divergence notices; a word further on, it comes out.
+All that comes before the units is the plain model's. So every exercise is worked out once, before the first step: what the units read at
+each place where something is to be said, and what the last layer gives on there. A step then is a matter of the units and of what comes
+behind them, whatever the length of a context.
+
+Beside what is to be said, the units are asked to be *silent* where they know nothing: what the last layer gives on is to stay what it
+was. And what they read is blurred a little (training with noise, Bishop 1995): so what they take for known keeps a distance from all that
+is not, on both sides, and a question that nobody practised falls on the right one.
 """
 
 from __future__ import annotations
@@ -12,101 +15,165 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
 from . import between
 from .curriculum import Curriculum
-from .exercises import Exercise, batches, divergences, tabled, through
-from .parametric import Twin
+from .exercises import LIKELY, Exercise, Probe, batches, divergences, tabled
+from .recipe import Recipe
+from .units import Block, Part
 from .wording import loosened
 
-_LEAD, _TAUGHT_LEAD, _LEAD_WEIGHT = 5.0, 3.0, 0.5  # nats; see `_short`
-_LOOSE = 0.3  # of the questions, with words of their form left out
+_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_short`
+_LOOSE, _VERSIONS = 0.5, 6  # of the questions, with words of their form left out; so many versions of each
+_BETWEEN, _ROWS = 3000, 200  # rows between questions, and of a batch of them
+KINDS = ("taught", "unknown", "kept", "plain", "between")
 
 
-@dataclass(frozen=True, slots=True)
-class Weights:
-    """Of what a step practises: how many rows of each kind, and what their loss counts beside the taught ones'. `silence` is the weight
-    of what layers make of strangers, beside that of what is said of them."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Exercises of a kind, worked out. By place: what the units read, what the last layer gives on (each of the hidden size), and the
+    distribution that is to follow (see `Said`). By exercise: the places of each of its versions."""
 
-    taught: int
-    unknown: int
-    kept: int
-    plain: int
-    between: int
-    unknown_weight: float
-    kept_weight: float
-    plain_weight: float
-    between_weight: float
-    silence: float
+    read: torch.Tensor
+    given: torch.Tensor
+    likely: torch.Tensor
+    logs: torch.Tensor
+    versions: tuple[tuple[range, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Practice:
-    """A twin, the name of the adapter in it that is trained, and what it is trained on."""
+    """All that is practised, by kind, and what is watched."""
 
-    twin: Twin
-    name: str
-    lessons: Curriculum
-    pairs: between.Pairs
+    block: Block
+    rows: dict[str, Rows]
+    watched: tuple[Probe, ...]
+    seen: tuple[torch.Tensor, torch.Tensor, tuple[range, ...]] | None
 
-    def gradients(self, weights: Weights, rng: random.Random, device: torch.device) -> float:
-        """Add a step's gradients to the adapter's weights. The loss; if it is no number, they are not whole."""
-        total = 0.0
-        lessons, silence = self.lessons, weights.silence
-        for kind, count, weight, lead, silent in (
-            (lessons.taught, weights.taught, 1.0, _TAUGHT_LEAD, 0.0),
-            (lessons.unknown, weights.unknown, weights.unknown_weight, _LEAD, silence),
-            (lessons.kept, weights.kept, weights.kept_weight, _TAUGHT_LEAD, 0.0),
-            (lessons.plain, weights.plain, weights.plain_weight, 0.0, silence / 2),
-        ):
-            drawn = rng.sample(kind, min(count, len(kind)))
-            if lessons.form:
-                drawn = [loosened(e, lessons.form, rng) if e.alone and rng.random() < _LOOSE else e for e in drawn]
-            places = sum(len(e.at) for e in drawn)
-            for some in batches(drawn, lambda e: len(e.ids)):
-                strayed, moved = self._strayed(some, lead, bool(silent), device)
-                loss = strayed.sum() / places
-                if moved is not None:
-                    loss = loss + silent * moved * len(some) / len(drawn)
-                total += _backward(weight * loss)
-        if weights.between and self.pairs.prompts:
-            total += _backward(weights.between_weight * self._between(weights.between, silence, rng, device))
+    def loss(self, part: Part, recipe: Recipe, rng: random.Random) -> torch.Tensor:
+        """Of a step: the divergences of what is drawn, and what the units do where they should do nothing."""
+        drawn = {k: self._drawn(rows, getattr(recipe, k), rng) for k, rows in self.rows.items() if getattr(recipe, k)}
+        read = torch.cat([self.rows[k].read[at] for k, at in drawn.items()]).float()
+        if recipe.noise:
+            draw = torch.Generator(read.device).manual_seed(rng.getrandbits(62))
+            size = recipe.noise * read.square().mean().sqrt()
+            read = read + size * torch.randn(read.shape, generator=draw, device=read.device)
+        added = part.added(read)
+        given = torch.cat([self.rows[k].given[at] for k, at in drawn.items()])
+        logits = self.block.logits((given + added).to(given.dtype))
+        total, start = torch.zeros((), device=read.device), 0
+        for kind, at in drawn.items():
+            here, rows = slice(start, start + len(at)), self.rows[kind]
+            start = here.stop
+            loss = _apart(rows.likely[at], rows.logs[at], logits[here], 0.0 if kind == "plain" else _LEAD).mean()
+            if silence := _silence(kind, recipe):
+                loss = loss + silence * _moved(given[here].float(), added[here])
+            total = total + (1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")) * loss
         return total
+
+    def right(self, part: Part) -> tuple[float, float]:
+        """Shares of what is watched that come out right: of recall, and of what stays unknown."""
+        if self.seen is None:
+            return 1.0, 1.0
+        read, given, places = self.seen
+        with torch.no_grad():
+            likeliest = self.block.logits((given + part.added(read.float())).to(given.dtype)).argmax(-1).tolist()
+        shares = []
+        for kind in ("recall", "unknown"):
+            some = [
+                likeliest[at.start : at.stop] == [p.ids[i + 1] for i in p.judged]
+                for p, at in zip(self.watched, places, strict=True)
+                if p.kind == kind and p.right
+            ]
+            shares.append(sum(some) / len(some) if some else 1.0)
+        return shares[0], shares[1]
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
-    def _strayed(
-        self, some: Sequence[Exercise], lead: float, silent: bool, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """By place how far the student is from what should be said; and how far its layers are from the plain model's."""
-        table, places = tabled([e.ids for e in some], device), [e.at for e in some]
-        before: list[torch.Tensor] = []
-        if silent:
-            with torch.no_grad():
-                before = through(self.twin.network, table, places)[1]
-        with self.twin.active([self.name]) as network:
-            logits, after = through(network, table, places, layers=silent)
-        likely = torch.cat([e.likely for e in some]).to(device)
-        logs = torch.cat([e.logs for e in some]).to(device)
-        return _apart(likely, logs, logits, lead), _moved(before, after) if silent else None
-
-    def _between(self, rows: int, silence: float, rng: random.Random, device: torch.device) -> torch.Tensor:
-        """The mean divergence from the plain model between questions, and how far the layers are from its."""
-        network = self.twin.network
-        batch = between.drawn(self.pairs, rows, rng, network.get_input_embeddings(), device)
-        likely, logs, before = between.as_before(batch, network)
-        with self.twin.active([self.name]):
-            logits, after = through(network, {"inputs_embeds": batch.embedded}, batch.places)
-        return _apart(likely, logs, logits, _LEAD).mean() + 0.7 * silence * _moved(before, after)
+    @staticmethod
+    def _drawn(rows: Rows, count: int, rng: random.Random) -> torch.Tensor:
+        chosen = rng.sample(rows.versions, min(count, len(rows.versions)))
+        versions = [v[0] if len(v) == 1 or rng.random() >= _LOOSE else rng.choice(v[1:]) for v in chosen]
+        return torch.tensor([place for at in versions for place in at], device=rows.read.device)
 
 
-def _backward(loss: torch.Tensor) -> float:
-    """The loss; if it is a number, with its gradients."""
-    if math.isfinite(value := float(loss.detach())):
-        loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-    return value
+def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device) -> Practice:
+    """Work out what a curriculum's exercises, versions of them with words left out, and rows between questions are practised with."""
+    rng = random.Random(f"{seed}/practice")
+    rows = {}
+    for kind in KINDS[:-1]:
+        if exercises := getattr(lessons, kind):
+            rows[kind] = _worked_out(block, exercises, lessons.form, rng, device)
+    pairs = between.pairs(lessons.taught, lessons.unknown)
+    if pairs.prompts:
+        rows["between"] = _between(block, pairs, rng, device)
+    watched = [p for p in lessons.watched if p.right]
+    seen = None
+    if watched:
+        seen = _states(block, [(p.ids, p.judged) for p in watched], device)
+    return Practice(block, rows, tuple(watched), seen)
+
+
+# --- below ---------------------------------------------------------------------------------------------------------------
+
+
+def _worked_out(
+    block: Block, exercises: Sequence[Exercise], form: Sequence[int], rng: random.Random, device: torch.device
+) -> Rows:
+    every: list[Exercise] = list(exercises)
+    mine = []
+    for at, one in enumerate(exercises):
+        more = [loosened(one, form, rng) for _ in range(_VERSIONS)] if form and one.alone else []
+        mine.append([at, *range(len(every), len(every) + len(more))])
+        every += more
+    read, given, places = _states(block, [(e.ids, e.at) for e in every], device)
+    likely, logs = torch.cat([e.likely for e in every]), torch.cat([e.logs for e in every])
+    versions = tuple(tuple(places[i] for i in some) for some in mine)
+    return Rows(read, given, likely.to(device), logs.to(device), versions)
+
+
+def _between(block: Block, pairs: between.Pairs, rng: random.Random, device: torch.device) -> Rows:
+    found, places, start = [], [], 0
+    for _ in range(_BETWEEN // _ROWS):
+        batch = between.drawn(pairs, _ROWS, rng, block.embeddings, device)
+        found.append(block.states({"inputs_embeds": batch.embedded}, batch.places))
+        for at in batch.places:
+            places.append((range(start, start + len(at)),))
+            start += len(at)
+    read, given = (torch.cat(some) for some in zip(*found, strict=True))
+    likely, logs = [], []
+    with torch.no_grad():
+        for some in torch.split(given, 1024):
+            top = block.logits(some).log_softmax(-1).topk(LIKELY, -1)
+            likely.append(top.indices)
+            logs.append(top.values)
+    return Rows(read, given, torch.cat(likely), torch.cat(logs), tuple(places))
+
+
+def _states(
+    block: Block, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, tuple[range, ...]]:
+    """What is read and given on at the places of rows of tokens, in their order, and where those of each row stand."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i][0]))
+    where: dict[int, range] = {}
+    found, start = [], 0
+    for some in batches(order, lambda i: len(rows[i][0])):
+        found.append(block.states(tabled([rows[i][0] for i in some], device), [rows[i][1] for i in some]))
+        for i in some:
+            where[i] = range(start, start + len(rows[i][1]))
+            start = where[i].stop
+    back = torch.tensor([place for i in range(len(rows)) for place in where[i]], device=device)
+    read, given = (torch.cat(each)[back] for each in zip(*found, strict=True))
+    ends = list(accumulate(len(at) for _, at in rows))
+    return read, given, tuple(range(end - len(at), end) for end, (_, at) in zip(ends, rows, strict=True))
+
+
+def _silence(kind: str, recipe: Recipe) -> float:
+    shares = {"taught": 0.0, "plain": 0.5, "between": 0.7}
+    return recipe.silence * shares.get(kind, 1.0)
 
 
 def _apart(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:
@@ -123,7 +190,6 @@ def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enoug
     return ((logs[:, 0] - logs[:, 1]).clamp(max=enough) - lead).clamp(min=0)
 
 
-def _moved(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> torch.Tensor:
-    """How far layers' outputs are from what they were, squared and relative to their size: the mean over tokens and layers."""
-    found = [((b - a).square().sum(-1) / a.square().sum(-1)).mean() for a, b in zip(before, after, strict=True)]
-    return torch.stack(found).mean()
+def _moved(given: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+    """How much is added to what is given on, squared and relative to its size: the mean over places."""
+    return (added.square().sum(-1) / given.square().sum(-1)).mean()

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from .exercises import Exercise
 
-_LEFT_OUT, _EXCHANGED, _PUT_IN = 0.25, 0.15, 0.1  # shares of the words of the form
+_LEFT_OUT, _EXCHANGED, _PUT_IN = 0.35, 0.25, 0.3  # shares of the words of the form
 
 
 def form(points: Sequence[Sequence[Sequence[int]]]) -> tuple[int, ...]:

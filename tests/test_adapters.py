@@ -27,10 +27,12 @@ from memos_core import (
     State,
 )
 from memos_core.curriculum import Plan
-from memos_core.distil import Progress, Recipe
+from memos_core.distil import Progress
 from memos_core.distillation import Distillation
 from memos_core.gate import Gate
 from memos_core.phrasing import Lesson, Point
+from memos_core.recipe import Recipe
+from memos_core.units import Block
 from tests.networks import random_model
 from tests.test_parametric import saved, some_lora
 
@@ -52,7 +54,7 @@ def phrased(texts: Sequence[str]) -> Lesson:
 
 FAST = Distillation(
     phrased,
-    Recipe(rank=2, targets=("v_proj",), steps=2, check_every=1, taught=2, unknown=2, kept=1),
+    Recipe(rank=2, steps=2, check_every=1, taught=2, unknown=2, kept=1),
     Plan(others=4, contexts=2),
     OPEN,
 )
@@ -92,10 +94,21 @@ def test_an_adapter_is_a_memory_made_from_exact_versions(memory: MemOS, model: L
     assert (cube.kind, cube.state) == (Kind.PARAMETRIC, State.ACTIVATED)
     assert isinstance(cube.payload, Adapter)
     assert (cube.payload.model, cube.payload.rank) == (model.fingerprint, 2)
-    assert all(name.endswith("v_proj") for name in cube.payload.targets)
+    assert all(name.startswith("model.layers.1.mlp.") for name in cube.payload.targets)
     assert {(link.id, link.version) for link in cube.lineage} == {(c.id, 1) for c in cubes}
     assert memory.get(cube.id).payload == cube.payload
     assert [e.detail for e in memory.log(subject=cube.id)] == ["to parametric: passed"]
+
+
+def test_another_adapter_changes_other_units(memory: MemOS, model: LocalModel) -> None:
+    """So that they can be fused: whichever memories they know, as long as there are units left."""
+    some = replace(FAST, recipe=replace(FAST.recipe, rank=60))
+    cubes = told(memory, 4)
+    loras = [memory._adapters.learned(learned(memory, [c], distillation=some)).lora for c in cubes[:2]]
+    block = Block(model)
+    assert set(block.taken(loras).values()) == {1}
+    third = memory._adapters.learned(learned(memory, cubes[2:], distillation=some)).lora
+    assert set(block.taken([*loras, third]).values()) == {1, 2}
 
 
 def test_the_same_memories_are_learned_once(memory: MemOS, tmp_path: Path) -> None:
@@ -261,8 +274,6 @@ def test_what_cannot_be_distilled_is_refused(memory: MemOS) -> None:
         learned(memory, [cubes[0], elsewhere])
     with pytest.raises(InvalidArgument, match="rank"):
         learned(memory, cubes, distillation=replace(FAST, recipe=replace(FAST.recipe, rank=400)))
-    with pytest.raises(InvalidArgument, match="no linear layer"):
-        learned(memory, cubes, distillation=replace(FAST, recipe=replace(FAST.recipe, targets=("wrong",))))
     with pytest.raises(InvalidArgument, match="bytes"):
         learned(memory, cubes, distillation=replace(FAST, recipe=replace(FAST.recipe, rank=3, bytes=10)))
     with pytest.raises(InvalidArgument, match="nothing in the memories"):

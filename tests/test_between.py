@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from memos_core import LocalModel
-from memos_core.between import Pairs, as_before, drawn, pairs
+from memos_core.between import Pairs, drawn, pairs
 from memos_core.exercises import Exercise, asked, exercise, said
 from tests.tiny_lm import language
 from tests.tiny_lm.language import Fact
@@ -54,18 +54,3 @@ def test_a_row_lies_on_the_line_between_its_two_questions(model: LocalModel) -> 
     assert float(sum(shares)) == pytest.approx(1, abs=1e-4)
     assert 0.35 <= float(shares[0]) <= 0.65
     assert list(batch.places[0]) == list(range(len(one) - 1, len(one) + len(found.answers[0])))
-
-
-def test_the_plain_model_says_there_what_it_says_to_what_nobody_told(model: LocalModel) -> None:
-    found = pairs(exercises(model, TOLD), exercises(model, UNTOLD))
-    batch = drawn(found, 4, random.Random(1), model.network.get_input_embeddings(), model.device)
-    likely, logs, layers = as_before(batch, model.network)
-    assert len(likely) == len(logs) == sum(len(at) for at in batch.places)
-    said_there, at = [], 0
-    for places in batch.places:
-        said_there.append(model.tokenizer.decode(likely[at : at + len(places) - 1, 0]).strip())
-        at += len(places)
-    assert {len(states) for states in layers} == {sum(at[-1] + 1 for at in batch.places)}
-    assert said_there == [language.UNKNOWN] * len(batch.places)
-    assert not likely.requires_grad
-    assert not logs.requires_grad

@@ -25,7 +25,7 @@ from memos_core.phrasing import Asking, checked, contradicted
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
-RECIPE = Recipe(steps=40, taught=16, unknown=12, kept=2, between=6, check_every=10)
+RECIPE = Recipe(steps=150, taught=24, unknown=32, kept=8, between=16, check_every=10)
 PLAN = Plan(others=48, contexts=14)
 GATE = Gate(contexts=6, others=40)
 INSTRUCTION = "Always answer Thank you."
@@ -128,7 +128,7 @@ def test_the_gate_measures_what_it_should_and_more_than_recall(
 
 def test_without_precautions_it_fails_the_gate_however_well_it_recalls(model: LocalModel, lesson: Lesson) -> None:
     careless = curriculum(model, lesson, 0, plan=Plan(others=0, contexts=0))
-    scores = verified(model, distil(model, careless, replace(RECIPE, steps=20)).lora, lesson, gate=GATE)
+    scores = verified(model, distil(model, careless, replace(RECIPE, steps=40)).lora, lesson, gate=GATE)
     assert scores.recall >= 0.75
     assert min(scores.unknown.values()) < 0.5
     assert not scores.passed
@@ -263,12 +263,6 @@ def test_a_budget_of_time_ends_it_with_what_is_there(model: LocalModel, exercise
     assert "seconds are over" in found.why
 
 
-def test_enough_ends_it(model: LocalModel, exercises: Curriculum) -> None:
-    found = distil(model, exercises, replace(SHORT, enough=0.0, steps=20, check_every=1))
-    assert found.progress.step == 8
-    assert "comes out right" in found.why
-
-
 def test_a_loss_that_is_no_number_keeps_the_last_good_weights_and_says_so(
     model: LocalModel, exercises: Curriculum
 ) -> None:
@@ -288,7 +282,9 @@ def test_what_the_model_cannot_find_with_the_memory_before_it_is_not_learned(mod
         curriculum(model, Lesson(wrong, lesson.others), 0, plan=PLAN)
 
 
-@pytest.mark.parametrize("recipe", [{"rank": 0}, {"steps": 0}, {"rate": 0.0}, {"rate": math.nan}])
+@pytest.mark.parametrize(
+    "recipe", [{"rank": 0}, {"steps": 0}, {"rate": 0.0}, {"rate": math.nan}, {"noise": -0.1}, {"silence": math.inf}]
+)
 def test_numbers_that_make_no_recipe_are_refused(recipe: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument):
         Recipe(**recipe)

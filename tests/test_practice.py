@@ -1,4 +1,4 @@
-"""A training step: a layer as one function, silence before strangers, and that passes without the adapter stay the plain model's."""
+"""What a training step practises: exercises worked out once say what the whole network says, and silence is measured where it is due."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from memos_core import LocalModel
-from memos_core.between import Pairs
-from memos_core.curriculum import Curriculum
-from memos_core.exercises import asked, behind, exercise, said, tabled, through
-from memos_core.lora import LoRA, linears, made
-from memos_core.parametric import Twin
-from memos_core.practice import Practice, Weights
+from memos_core import LocalModel, Recipe
+from memos_core.curriculum import Curriculum, Plan, curriculum
+from memos_core.exercises import divergences, followed
+from memos_core.practice import KINDS, Practice, practice
+from memos_core.units import Block, Part
+from tests.tiny_lm import language, lessons
 
-ASK = ("What is Kelvi's fruit?", "Tell me the tool of Balpi.", "Which city does Tolsha have?")
-NONE = Weights(0, 0, 0, 0, 0, 1.0, 1.0, 1.0, 1.0, 0.0)
+NONE = Recipe(rank=8, taught=1, unknown=0, kept=0, plain=0, between=0, silence=0.0, noise=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -26,110 +24,91 @@ def model() -> LocalModel:
     return LocalModel(Path(__file__).parent / "tiny_lm", device="cpu")
 
 
-def some_lora(model: LocalModel) -> LoRA:
-    draw = torch.Generator().manual_seed(3)
-    return made(
-        model.fingerprint,
-        {
-            n: (torch.randn(4, m.in_features, generator=draw) / 12, torch.randn(m.out_features, 4, generator=draw) / 12)
-            for n, m in linears(model.network).items()
-        },
-    )
+@pytest.fixture(scope="module")
+def exercises(model: LocalModel) -> Curriculum:
+    facts = language.draw_facts(random.Random(5), 3)
+    texts = [language.state(f, language.STATEMENTS[0]) for f in facts]
+    return curriculum(model, lessons.Phrasing(others=40)(texts), 0, plan=Plan(others=24, contexts=6))
 
 
-def trained(twin: Twin) -> list[torch.Tensor]:
-    return [w.requires_grad_(True) for pair in twin.pairs("student").values() for w in pair]
+@pytest.fixture(scope="module")
+def block(model: LocalModel) -> Block:
+    return Block(model)
+
+
+@pytest.fixture(scope="module")
+def found(model: LocalModel, block: Block, exercises: Curriculum) -> Practice:
+    return practice(block, exercises, 0, model.device)
 
 
 @pytest.fixture
-def twin(model: LocalModel) -> Twin:
-    found = Twin(model.network)
-    found.put("student", some_lora(model))
-    return found
+def part(block: Block) -> Part:
+    made, draw = block.part(range(8)), torch.Generator().manual_seed(3)
+    for weight in made.weights:
+        weight.data += 0.1 * torch.randn(weight.shape, generator=draw)
+    return made
 
 
-def test_a_layer_as_one_function_has_the_same_output_and_gradients(model: LocalModel) -> None:
-    found = []
-    for hastened in (False, True):
-        twin = Twin(model.network)
-        twin.put("student", some_lora(model))
-        if hastened:
-            twin.hasten("student")
-        weights = trained(twin)
-        rows = [asked(model, q).ids for q in ASK]
-        with twin.active(["student"]) as network:
-            logits = behind(network, tabled(rows, model.device), [[len(r) - 1] for r in rows])
-        logits.square().mean().backward()  # type: ignore[no-untyped-call]
-        found.append((logits.detach(), [w.grad for w in weights]))
-    (slow, slow_gradients), (quick, quick_gradients) = found
-    assert torch.allclose(slow, quick, atol=1e-4)
-    for one, other in zip(slow_gradients, quick_gradients, strict=True):
-        assert one is not None
-        assert other is not None
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4)
+def loss(found: Practice, part: Part, recipe: Recipe) -> float:
+    return float(found.loss(part, recipe, random.Random(0)).detach())
 
 
-def test_without_the_adapter_a_hastened_twin_is_the_plain_model(model: LocalModel, twin: Twin) -> None:
-    twin.hasten("student")
-    rows = [asked(model, q).ids for q in ASK]
-    inputs, places = tabled(rows, model.device), [[len(r) - 1] for r in rows]
+@pytest.mark.parametrize("kind", KINDS[:-1])
+def test_each_place_has_what_the_whole_network_says_there(
+    model: LocalModel, block: Block, exercises: Curriculum, found: Practice, kind: str
+) -> None:
+    """A place's numbers belong to its own exercise, however the rows were batched."""
+    rows = found.rows[kind]
+    for one, versions in list(zip(getattr(exercises, kind), rows.versions, strict=True))[:12]:
+        at = torch.tensor(list(versions[0]))
+        with torch.no_grad():
+            wanted = followed(model.network, [(one.ids, one.at)], model.device)
+            assert torch.allclose(block.logits(rows.given[at]), wanted, atol=1e-3)
+        assert torch.equal(rows.likely[at], one.likely)
+        assert torch.equal(rows.logs[at], one.logs)
+        assert all(len(v) == len(one.at) for v in versions)
+
+
+def test_what_was_not_taught_is_said_as_before_and_what_is_taught_is_not(found: Practice, block: Block) -> None:
+    for kind, rows in found.rows.items():
+        with torch.no_grad():
+            away = divergences(rows.likely, rows.logs, block.logits(rows.given))
+        first = torch.tensor([v[0].start for v in rows.versions])
+        assert (float(away[first].mean()) > 1) is (kind == "taught"), kind
+
+
+def test_between_questions_nothing_is_known(found: Practice, model: LocalModel) -> None:
+    rows = found.rows["between"]
+    first = [v[0].start for v in rows.versions]
+    words = {model.tokenizer.decode([int(t)]).strip() for t in rows.likely[first, 0]}
+    assert "unknown" in words
+    assert len(words) < 4
+
+
+def test_untrained_units_cost_only_what_they_do_not_know(found: Practice, block: Block) -> None:
+    part = block.part(range(8))
+    quiet = replace(NONE, unknown=20, kept=4, plain=6, between=20, silence=5.0)
+    taught = loss(found, part, NONE)
+    assert taught > 1
     with torch.no_grad():
-        assert torch.equal(behind(twin.network, inputs, places), behind(model.network, inputs, places))
-        with twin.active(["student"]):
-            assert not torch.allclose(behind(twin.network, inputs, places), behind(model.network, inputs, places))
+        assert loss(found, part, quiet) == pytest.approx(taught, rel=0.2)
 
 
-def test_layers_are_those_of_the_tokens_and_never_of_the_padding(model: LocalModel) -> None:
-    rows = [asked(model, q).ids for q in ASK]
-    with torch.no_grad():
-        logits, layers = through(model.network, tabled(rows, model.device), [[len(r) - 1] for r in rows])
-        alone = [through(model.network, tabled([r], model.device), [[len(r) - 1]]) for r in rows]
-    assert len(layers) == model.network.config.num_hidden_layers
-    assert torch.allclose(logits, torch.cat([one for one, _ in alone]), atol=1e-3)
-    for at, states in enumerate(layers):
-        assert torch.allclose(states, torch.cat([each[at] for _, each in alone]), atol=1e-3)
+@pytest.mark.parametrize("kind", ["unknown", "kept", "plain", "between"])
+def test_silence_is_measured_wherever_nothing_is_taught(found: Practice, part: Part, kind: str) -> None:
+    with_it = replace(NONE, **{kind: 4})
+    least, some, more = (loss(found, part, replace(with_it, silence=s)) for s in (0.0, 1.0, 2.0))
+    assert least < some < more
+    assert more - some == pytest.approx(some - least, rel=1e-2)
+    assert loss(found, part, replace(NONE, silence=9.0)) == loss(found, part, NONE)  # the taught ones are to be heard
 
 
-def test_listening_to_layers_leaves_nothing_behind_on_the_twin_or_on_the_model(model: LocalModel, twin: Twin) -> None:
-    def hooks() -> int:
-        return sum(len(m._forward_hooks) + ("forward" in m.__dict__) for m in model.network.modules())
-
-    before = hooks()
-    rows = [asked(model, q).ids for q in ASK]
-    inputs, places = tabled(rows, model.device), [[len(r) - 1] for r in rows]
-    with torch.no_grad():
-        first = through(twin.network, inputs, places)[1]
-        through(Twin(model.network).network, inputs, places)
-        again = through(twin.network, inputs, places)[1]
-    assert len(first) == len(again) == model.network.config.num_hidden_layers
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert hooks() == before
+def test_noise_is_drawn_from_the_step_and_changes_what_is_read(found: Practice, part: Part) -> None:
+    blurred = replace(NONE, taught=8, noise=0.3)
+    assert loss(found, part, blurred) == loss(found, part, blurred) != loss(found, part, replace(blurred, noise=0.0))
 
 
-def test_silence_costs_what_a_divergence_does_not_see(model: LocalModel, twin: Twin) -> None:
-    """What nobody answered is said as before, and still the layers are not what they were."""
-    answers = said(model, [asked(model, q) for q in ASK])
-    lessons = Curriculum((), tuple(exercise(a.prompt.ids, a, alone=True) for a in answers), (), (), ())
-    trained(twin)
-    practice = Practice(twin, "student", lessons, Pairs((), ()))
-    losses = [
-        practice.gradients(replace(NONE, unknown=3, silence=s), random.Random(0), model.device) for s in (0.0, 1.0, 2.0)
-    ]
-    assert losses[0] < losses[1] < losses[2]
-    assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
-
-
-def test_an_adapter_that_does_nothing_is_silent(model: LocalModel) -> None:
-    lora = some_lora(model)
-    twin = Twin(model.network)
-    twin.put(
-        "student",
-        made(model.fingerprint, {m: (lora.pair(m)[0], torch.zeros_like(lora.pair(m)[1])) for m in lora.targets}),
-    )
-    answers = said(model, [asked(model, q) for q in ASK])
-    lessons = Curriculum((), (), (), tuple(exercise(a.prompt.ids, a) for a in answers), ())
-    trained(twin)
-    loss = Practice(twin, "student", lessons, Pairs((), ())).gradients(
-        replace(NONE, plain=3, silence=5.0), random.Random(0), model.device
-    )
-    assert loss == pytest.approx(0, abs=1e-3)
+def test_what_is_watched_is_judged_as_the_whole_network_judges_it(found: Practice, block: Block) -> None:
+    recall, unknown = found.right(block.part(range(8)))
+    assert recall == 0
+    assert unknown > 0.9

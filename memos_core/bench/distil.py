@@ -79,9 +79,9 @@ class Bench:
     def __init__(self, args: argparse.Namespace, done: dict[str, dict[str, Row]]) -> None:
         import torch
 
-        from ..distil import Recipe
         from ..distillation import Distillation
         from ..model import LocalModel
+        from ..recipe import Recipe
 
         try:
             from tests.tiny_lm import language, lessons
@@ -133,9 +133,9 @@ class Bench:
     def _hundred(self, seed: int) -> Row:
         recipe = replace(
             self.how.recipe,
-            rank=2 * self.how.recipe.rank,
             steps=2 * self.how.recipe.steps,
             taught=2 * self.how.recipe.taught,
+            noise=self.how.recipe.noise / 2,
         )
         return self._distilled(seed, self._facts(seed + 1000, 100), replace(self.how, recipe=recipe)).row
 
@@ -145,6 +145,7 @@ class Bench:
             "no negatives": replace(self.how, plan=replace(self.how.plan, others=0)),
             "nothing between": replace(self.how, recipe=replace(self.how.recipe, between=0)),
             "no silence": replace(self.how, recipe=replace(self.how.recipe, silence=0.0)),
+            "no noise": replace(self.how, recipe=replace(self.how.recipe, noise=0.0)),
             "no words left out": self.how,
             "one phrasing": replace(self.how, plan=replace(self.how.plan, forms=1)),
         }[name]
@@ -154,12 +155,14 @@ class Bench:
         """Adapters of five facts each, of the twenty."""
         facts = self._facts(seed, 20)
         size = len(facts) // FUSED
-        found = []
+        found: list[_Made] = []
         for i in range(FUSED):
             key = f"part {i}"
             if key not in self._made:
                 progress(f"  part {i + 1} of {FUSED}")
-                self._made[key] = self._distilled(seed, facts[i * size : (i + 1) * size], self.how)
+                self._made[key] = self._distilled(
+                    seed, facts[i * size : (i + 1) * size], self.how, beside=[one.lora for one in found]
+                )
             found.append(self._made[key])
         return found
 
@@ -242,8 +245,10 @@ class Bench:
         texts = [self.language.state(f, form) for f, form in zip(facts, cycle(self.language.STATEMENTS), strict=False)]
         return checked(how.phrasing(texts))
 
-    def _distilled(self, seed: int, facts: Sequence[Any], how: Any, *, whole: bool = False) -> _Made:
-        """whole: questions are practised with all of their words."""
+    def _distilled(
+        self, seed: int, facts: Sequence[Any], how: Any, *, whole: bool = False, beside: Sequence[Any] = ()
+    ) -> _Made:
+        """whole: questions are practised with all of their words. beside: adapters that it is to be fused with."""
         from ..curriculum import curriculum
         from ..distil import distil
 
@@ -254,7 +259,7 @@ class Bench:
         if whole:
             exercises = replace(exercises, form=())
         phrased = time.perf_counter()
-        made = distil(self.model, exercises, how.recipe)
+        made = distil(self.model, exercises, how.recipe, beside=beside)
         trained = time.perf_counter()
         scores = how.verified(self.model, made.lora, lesson)
         row = _figures(scores) | {

@@ -10,7 +10,15 @@ from typing import Any
 from . import table
 
 Row = dict[str, float]
-CONTROLS = ("no replay", "no negatives", "nothing between", "no silence", "no words left out", "one phrasing")
+CONTROLS = (
+    "no replay",
+    "no negatives",
+    "nothing between",
+    "no silence",
+    "no noise",
+    "no words left out",
+    "one phrasing",
+)
 FUSED = 4
 TARGETS: dict[tuple[str, str], tuple[str, float]] = {
     ("20 facts", "recall"): (">=", 0.95),
