@@ -5,8 +5,9 @@ each place where something is to be said, and what the last layer gives on there
 behind them, whatever the length of a context.
 
 Beside what is to be said, the units are asked to be *silent* where they know nothing: what the last layer gives on is to stay what it
-was. And what they read is blurred a little (training with noise, Bishop 1995): so what they take for known keeps a distance from all that
-is not, on both sides, and a question that nobody practised falls on the right one.
+was. And what they read is blurred a little (training with noise, Bishop 1995), by chance and by how other questions changed when words
+of their form were left out: so what they take for known keeps a distance from all that is not, on both sides, most of all in the
+directions in which wording moves it, and a question that nobody practised falls on the right one.
 """
 
 from __future__ import annotations
@@ -46,10 +47,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Practice:
-    """All that is practised, by kind, and what is watched."""
+    """All that is practised, by kind, and what is watched. reworded [n, hidden size]: how what is read before an answer differed where
+    words of a question's form were left out."""
 
     block: Block
     rows: dict[str, Rows]
+    reworded: torch.Tensor
     watched: tuple[Probe, ...]
     seen: tuple[torch.Tensor, torch.Tensor, tuple[range, ...]] | None
 
@@ -57,10 +60,7 @@ class Practice:
         """Of a step: the divergences of what is drawn, and what the units do where they should do nothing."""
         drawn = {k: self._drawn(rows, getattr(recipe, k), rng) for k, rows in self.rows.items() if getattr(recipe, k)}
         read = torch.cat([self.rows[k].read[at] for k, at in drawn.items()]).float()
-        if recipe.noise:
-            draw = torch.Generator(read.device).manual_seed(rng.getrandbits(62))
-            size = recipe.noise * read.square().mean().sqrt()
-            read = read + size * torch.randn(read.shape, generator=draw, device=read.device)
+        read = self._blurred(read, recipe, torch.Generator(read.device).manual_seed(rng.getrandbits(62)))
         added = part.added(read)
         given = torch.cat([self.rows[k].given[at] for k, at in drawn.items()])
         logits = self.block.logits((given + added).to(given.dtype))
@@ -93,6 +93,19 @@ class Practice:
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
+    def _blurred(self, read: torch.Tensor, recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
+        """What units read as it might have been read: by chance, and in other words."""
+
+        def chance(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=draw, device=read.device)
+
+        if recipe.noise:
+            read = read + recipe.noise * read.square().mean().sqrt() * chance(*read.shape)
+        if recipe.reworded and len(self.reworded):
+            some = torch.randint(len(self.reworded), (len(read),), generator=draw, device=read.device)
+            read = read + recipe.reworded * chance(len(read), 1) * self.reworded[some].float()
+        return read
+
     @staticmethod
     def _drawn(rows: Rows, count: int, rng: random.Random) -> torch.Tensor:
         chosen = rng.sample(rows.versions, min(count, len(rows.versions)))
@@ -107,14 +120,21 @@ def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device)
     for kind in KINDS[:-1]:
         if exercises := getattr(lessons, kind):
             rows[kind] = _worked_out(block, exercises, lessons.form, rng, device)
-    pairs = between.pairs(lessons.taught, lessons.unknown)
+    pairs = between.pairs(lessons.taught, lessons.unknown, lessons.form)
     if pairs.prompts:
         rows["between"] = _between(block, pairs, rng, device)
+    moved = [
+        rows[k].read[one.start] - rows[k].read[v[0].start]
+        for k in ("taught", "unknown")
+        for v in (rows[k].versions if k in rows else ())
+        for one in v[1:]
+    ]
+    reworded = torch.stack(moved) if moved else torch.empty(0, block.shape.hidden, device=device)
     watched = [p for p in lessons.watched if p.right]
     seen = None
     if watched:
         seen = _states(block, [(p.ids, p.judged) for p in watched], device)
-    return Practice(block, rows, tuple(watched), seen)
+    return Practice(block, rows, reworded, tuple(watched), seen)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------

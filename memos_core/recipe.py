@@ -18,18 +18,19 @@ class Recipe:
     taught, unknown, kept, plain, between: exercises of each kind in a step (see `Curriculum`, and `between`).
     unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
     silence: weight of how far what the last layer gives on is from the plain model's, where nothing is taught (0: only what is said
-        counts). noise: of what the units read, relative to its size (0: none).
+        counts). noise, reworded: of what the units read, by chance, relative to its size, and by how wording moved other questions, relative
+        to that (0: none).
     check_every: steps between looks at phrasings that are not taught, and checkpoints.
     seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
     seed: of the units and of what is drawn.
     """
 
     rank: int | None = None
-    steps: int = 1000
+    steps: int = 1500
     rate: float | None = None
     taught: int = 64
     unknown: int = 96
-    kept: int = 24
+    kept: int = 12
     plain: int = 6
     between: int = 64
     unknown_weight: float = 1.0
@@ -37,7 +38,8 @@ class Recipe:
     plain_weight: float = 8.0
     between_weight: float = 0.7
     silence: float = 6.0
-    noise: float = 0.2
+    noise: float = 0.1
+    reworded: float = 0.5
     check_every: int = 50
     seconds: float | None = None
     bytes: int | None = None
@@ -52,6 +54,6 @@ class Recipe:
                 raise InvalidArgument(f"Recipe.{name}: a whole number from 1 is needed, not {value!r}")
         if self.rate is not None and not 0 < self.rate < math.inf:
             raise InvalidArgument(f"Recipe.rate: a number above 0 is needed, not {self.rate!r}")
-        for name in ("silence", "noise"):
+        for name in ("silence", "noise", "reworded"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidArgument(f"Recipe.{name}: a number from 0 is needed, not {getattr(self, name)!r}")

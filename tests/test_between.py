@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from memos_core import LocalModel
 from memos_core.between import Pairs, drawn, pairs
-from memos_core.exercises import Exercise, asked, exercise, said
+from memos_core.exercises import Exercise, asked, exercise, quoted, said
 from tests.tiny_lm import language
 from tests.tiny_lm.language import Fact
 
@@ -24,7 +25,14 @@ def model() -> LocalModel:
 
 
 def exercises(model: LocalModel, facts: tuple[Fact, ...], form: str = language.QUESTIONS[0]) -> list[Exercise]:
-    return [exercise(a.prompt.ids, a) for a in said(model, [asked(model, language.ask(f, form)) for f in facts])]
+    """Questions without a context, and what is said to them with the fact before them, if it is one."""
+    found = []
+    for fact in facts:
+        question = language.ask(fact, form)
+        context = quoted([language.state(fact, language.STATEMENTS[0])]) if fact.value else ""
+        [answer] = said(model, [asked(model, question, context)])
+        found.append(exercise(asked(model, question).ids, answer))
+    return found
 
 
 def test_a_pair_is_of_questions_that_differ_in_a_word_or_two_and_the_first_is_taught(model: LocalModel) -> None:
@@ -37,6 +45,33 @@ def test_a_pair_is_of_questions_that_differ_in_a_word_or_two_and_the_first_is_ta
     band, stranger = (e.ids[: e.at[0] + 1] for e in unknown)
     assert set(found.prompts) == {(fruit, city), (fruit, band), (fruit, stranger), (city, band)}
     assert tool in known
+
+
+def test_of_two_that_are_taught_some_words_are_crossed_and_never_those_of_the_form(model: LocalModel) -> None:
+    taught, unknown = exercises(model, TOLD), exercises(model, UNTOLD)
+    found = pairs(taught, unknown)
+    fruit, city, tool = (e.ids[: e.at[0] + 1] for e in taught)
+    assert {frozenset(pair) for pair in found.crossed} <= {frozenset((fruit, tool)), frozenset((city, tool))}
+    assert (fruit, tool) in found.crossed
+    assert (tool, fruit) in found.crossed
+    asked_for = [i for i, (a, b) in enumerate(zip(fruit, tool, strict=True)) if a != b]
+    assert not pairs(taught, unknown, [fruit[i] for i in asked_for]).crossed
+    embed = model.network.get_input_embeddings()
+    only = Pairs(((fruit, city),), found.answers, ((fruit, tool),))
+    seen = set()
+    for seed in range(40):
+        row = drawn(only, 1, random.Random(seed), embed, model.device).embedded[0, : len(fruit)]
+        seen.add(sum(not torch.allclose(row[i], embed(torch.tensor(fruit[i])), atol=1e-6) for i in asked_for))
+    assert seen == set(range(1, len(asked_for)))  # some of them, and never all
+
+
+def test_two_phrasings_of_one_thing_are_no_pair(model: LocalModel) -> None:
+    [one], [other] = exercises(model, TOLD[:1]), exercises(model, TOLD[1:2])
+    same = replace(other, likely=one.likely, logs=one.logs)
+    assert pairs([one, other], exercises(model, UNTOLD)).prompts[0][0] == one.ids[: one.at[0] + 1]
+    assert (one.ids[: one.at[0] + 1], other.ids[: other.at[0] + 1]) not in pairs(
+        [one, same], exercises(model, UNTOLD)
+    ).prompts
 
 
 def test_nobody_says_unknown_and_there_is_nothing_between(model: LocalModel) -> None:

@@ -16,7 +16,7 @@ from memos_core.practice import KINDS, Practice, practice
 from memos_core.units import Block, Part
 from tests.tiny_lm import language, lessons
 
-NONE = Recipe(rank=8, taught=1, unknown=0, kept=0, plain=0, between=0, silence=0.0, noise=0.0)
+NONE = Recipe(rank=8, taught=1, unknown=0, kept=0, plain=0, between=0, silence=0.0, noise=0.0, reworded=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +103,17 @@ def test_silence_is_measured_wherever_nothing_is_taught(found: Practice, part: P
     assert loss(found, part, replace(NONE, silence=9.0)) == loss(found, part, NONE)  # the taught ones are to be heard
 
 
-def test_noise_is_drawn_from_the_step_and_changes_what_is_read(found: Practice, part: Part) -> None:
-    blurred = replace(NONE, taught=8, noise=0.3)
-    assert loss(found, part, blurred) == loss(found, part, blurred) != loss(found, part, replace(blurred, noise=0.0))
+@pytest.mark.parametrize("how", ["noise", "reworded"])
+def test_a_blur_is_drawn_from_the_step_and_changes_what_is_read(found: Practice, part: Part, how: str) -> None:
+    blurred = replace(NONE, taught=8, **{how: 0.3})
+    assert loss(found, part, blurred) == loss(found, part, blurred) != loss(found, part, replace(blurred, **{how: 0.0}))
+
+
+def test_what_is_blurred_by_is_how_words_of_the_form_move_what_is_read(found: Practice) -> None:
+    rows = found.rows["taught"]
+    first = next(v for v in rows.versions if len(v) > 1)
+    assert torch.equal(found.reworded[0], rows.read[first[1].start] - rows.read[first[0].start])
+    assert len(found.reworded) == sum(len(v) - 1 for k in ("taught", "unknown") for v in found.rows[k].versions)
 
 
 def test_what_is_watched_is_judged_as_the_whole_network_judges_it(found: Practice, block: Block) -> None:

@@ -145,7 +145,7 @@ class Bench:
             "no negatives": replace(self.how, plan=replace(self.how.plan, others=0)),
             "nothing between": replace(self.how, recipe=replace(self.how.recipe, between=0)),
             "no silence": replace(self.how, recipe=replace(self.how.recipe, silence=0.0)),
-            "no noise": replace(self.how, recipe=replace(self.how.recipe, noise=0.0)),
+            "no noise": replace(self.how, recipe=replace(self.how.recipe, noise=0.0, reworded=0.0)),
             "no words left out": self.how,
             "one phrasing": replace(self.how, plan=replace(self.how.plan, forms=1)),
         }[name]
