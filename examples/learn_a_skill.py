@@ -19,7 +19,7 @@ def tiny() -> Distillation:
     sys.path.insert(0, str(ROOT))
     from tests.tiny_lm import lessons
 
-    few = Recipe(steps=70, taught=16, unknown=24, kept=3, between=12)  # three facts need no more
+    few = Recipe(steps=500, unknown=48, kept=8, between=32)  # three facts need no more
     return Distillation(lessons.Phrasing(), few, state=lessons.statement)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from memos_core import LocalModel, Recipe
+from memos_core.bench.distil_gpu import measured
 from memos_core.curriculum import Curriculum, Plan, curriculum
 from memos_core.exercises import divergences, followed
 from memos_core.practice import KINDS, Practice, practice
@@ -120,3 +121,9 @@ def test_what_is_watched_is_judged_as_the_whole_network_judges_it(found: Practic
     recall, unknown = found.right(block.part(range(8)))
     assert recall == 0
     assert unknown > 0.9
+
+
+def test_what_is_measured_on_a_gpu_runs(model: LocalModel) -> None:
+    row = measured(model, steps=2)
+    assert row["adapter bytes of 80 units"] == 3 * 80 * (128 + 384) * 4
+    assert min(v for k, v in row.items() if "GiB" not in k) > 0

@@ -1,23 +1,25 @@
-"""Beside `bench distil`: what a training step takes on a GPU, on a random network of Qwen3-8B's shape."""
+"""Beside `bench distil`: what working out exercises and a training step take on a GPU, on a random network of Qwen3-8B's shape."""
 
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
+from typing import Any
 
 from ..errors import InvalidArgument
 from . import report, table
 
+_ROWS, _TOKENS, _ANSWER = 96, 64, 8  # of each kind of exercises, of a row, and of its answer
+
 
 def on_gpu(args: argparse.Namespace) -> int:
-    """Seconds and memory of a training step, and an adapter's bytes, on a random network of Qwen3-8B's shape."""
+    """Seconds and memory of both, and an adapter's bytes."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-    from ..exercises import divergences, followed
-    from ..lora import linears, made
-    from ..parametric import Twin
+    from ..model import LocalModel
 
     if not torch.cuda.is_available():
         raise InvalidArgument("--gpu: this torch finds no GPU")
@@ -27,37 +29,52 @@ def on_gpu(args: argparse.Namespace) -> int:
     )  # fmt: skip
     with torch.device("cuda"):
         network = Qwen3ForCausalLM(config).to(torch.bfloat16).eval()
-    pairs = {
-        n: (
-            torch.randn(8, m.in_features, dtype=torch.bfloat16) / m.in_features**0.5,
-            torch.zeros(m.out_features, 8, dtype=torch.bfloat16),
-        )
-        for n, m in linears(network).items()
-    }
-    lora = made("random", pairs)
-    twin = Twin(network)
-    twin.put("student", lora)
-    weights = [w.requires_grad_(True) for pair in twin.pairs("student").values() for w in pair]
-    optimizer = torch.optim.AdamW(weights, lr=1e-4)
-    before = torch.cuda.memory_allocated()
-    rows = [(torch.randint(0, 150_000, (64,)).tolist(), list(range(56, 63))) for _ in range(32)]
-    places = sum(len(at) for _, at in rows)
-    likely = torch.randint(0, 150_000, (places, 32), device="cuda")
-    logs = torch.full((places, 32), -4.0, device="cuda")
-    seconds = []
-    for _ in range(8):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        with twin.active(["student"]) as student:
-            divergences(likely, logs, followed(student, rows, network.device)).mean().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
-    row = {
-        "seconds a step of 32 rows of 64 tokens": statistics.median(seconds[2:]), "GiB beside the weights": (torch.cuda.max_memory_allocated() - before) / 2**30,
-        "adapter bytes": float(lora.bytes),
-    }  # fmt: skip
+    row = measured(LocalModel.of(network, AutoTokenizer.from_pretrained(args.model), name="random Qwen3-8B"))
     print(table(("Qwen3-8B's shape", torch.cuda.get_device_name()), list(row.items())))
     report("distil-gpu", args, row)
     return 0
+
+
+def measured(model: Any, steps: int = 8) -> dict[str, float]:
+    """Seconds of working out exercises of random tokens and of a step of the default recipe, and what both take of memory, GiB."""
+    import torch
+
+    from ..curriculum import Curriculum
+    from ..exercises import Exercise
+    from ..practice import practice
+    from ..recipe import Recipe
+    from ..units import Block
+
+    rng, cuda = random.Random(0), model.device.type == "cuda"
+
+    def exercise() -> Exercise:
+        ids = tuple(rng.randrange(256) for _ in range(_TOKENS))
+        likely = torch.tensor([rng.sample(range(256), 32) for _ in range(_ANSWER)])
+        return Exercise(ids, tuple(range(_TOKENS - _ANSWER, _TOKENS)), likely, torch.full((_ANSWER, 32), -4.0))
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    before = torch.cuda.memory_allocated() if cuda else 0
+    taught, unknown, kept, plain = (tuple(exercise() for _ in range(_ROWS)) for _ in range(4))
+    recipe, block = Recipe(), Block(model)
+    part = block.part(block.chosen(80, (), "0"))
+    began = now()
+    found = practice(block, Curriculum(taught, unknown, kept, plain, ()), 0, model.device)
+    worked_out = now() - began
+    optimizer, seconds = torch.optim.AdamW(part.weights, lr=1e-4), []
+    for step in range(steps):
+        began = now()
+        optimizer.zero_grad(set_to_none=True)
+        found.loss(part, recipe, random.Random(step)).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        seconds.append(now() - began)
+    places = _ANSWER * (recipe.taught + recipe.unknown + recipe.kept + recipe.plain)
+    return {
+        f"tokens a second, working out {4 * _ROWS} rows of {_TOKENS}": 4 * _ROWS * _TOKENS / worked_out,
+        f"seconds a step of {places} places": statistics.median(seconds[steps // 4 :]),
+        "GiB beside the weights": (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else 0.0,
+        "adapter bytes of 80 units": float(block.lora(part).bytes) / 4 * model.dtype.itemsize,
+    }
