@@ -187,7 +187,7 @@ class Block:
             finally:
                 for hook in hooks:
                     hook.remove()
-        return order[order.index(self._layer) + 1 :]
+        return [_still(module) for module in order[order.index(self._layer) + 1 :]]
 
     def _some(self) -> torch.Tensor:
         return torch.tensor([self._model.encode("What is known of units?").ids], device=self._model.device)
@@ -240,6 +240,12 @@ class Part:
         return {
             n: (self.now.get_submodule(n).weight - self.before.get_submodule(n).weight).detach() for n in self._names
         }
+
+
+def _still(module: Any) -> Any:
+    """The module once more, over the same weights, to which no gradients come."""
+    shared: dict[int, Any] = {id(p): torch.nn.Parameter(p.detach(), False) for p in module.parameters()}
+    return copy.deepcopy(module, shared | {id(b): b for b in module.buffers()})
 
 
 def _linears(module: Any) -> dict[str, Any]:

@@ -211,6 +211,11 @@ def test_off_again_nothing_is_left(model: LocalModel, learned: Distilled, lesson
     assert not torch.allclose(other, fresh.forward(ids, fresh.cache()), atol=0.1)
 
 
+def test_training_leaves_no_gradients_on_the_model(model: LocalModel, learned: Distilled) -> None:
+    assert learned.lora.rank
+    assert all(p.grad is None for p in model.network.parameters())
+
+
 # --- how a training ends -------------------------------------------------------------------------------------------------------
 
 SHORT = replace(RECIPE, steps=6, check_every=2, taught=8, unknown=4, kept=1)
