@@ -181,22 +181,20 @@ _PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
 def _watched() -> Iterator[dict[str, Any]]:
     """Seconds are put in by the block; here come the processor's, and the most memory (RSS) that the process had meanwhile."""
     found: dict[str, Any] = {}
-    done, most = threading.Event(), [_rss()]
+    done, most = threading.Event(), [before := _rss()]
 
     def watch() -> None:
         while not done.wait(0.005):
             most[0] = max(most[0], _rss())
 
     watcher = threading.Thread(target=watch, daemon=True)
-    found["before_mb"] = round(_rss(), 1)
     watcher.start()
     start = time.process_time()
     yield found
-    found["processor_seconds"] = round(time.process_time() - start, 2)
+    found["processor_seconds"] = round(time.process_time() - start, 4)
     done.set()
     watcher.join()
-    found["peak_mb"] = round(most[0], 1)
-    found["seconds"] = round(found["seconds"], 2)
+    found |= {"before_mb": round(before, 1), "peak_mb": round(most[0], 1), "seconds": round(found["seconds"], 4)}
 
 
 def _rss() -> float:
