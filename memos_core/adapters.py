@@ -7,23 +7,46 @@ An adopted one has no sources: it is not rebuildable, and was verified only if a
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs
 from .derived import Derived, named
-from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound, Unsupported
+from .errors import (
+    AccessDenied,
+    Conflict,
+    Ineffective,
+    InvalidArgument,
+    MemOSError,
+    ModelMismatch,
+    NotFound,
+    StoreUnavailable,
+    Unsupported,
+)
 from .files import Files
 from .placement import stable_id
 from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
-from .types import Access, Adapter, Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Text
+from .types import (
+    Access,
+    Adapter,
+    Kind,
+    KVCache,
+    Lifespan,
+    Link,
+    MemCube,
+    Namespace,
+    Origin,
+    Policy,
+    SourceKind,
+    State,
+    Text,
+)
 from .vault import Vault
+from .weights import Weights
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -31,12 +54,10 @@ if TYPE_CHECKING:
     from .curriculum import Held
     from .distil import Progress
     from .distillation import Distillation
-    from .gate import Scores
     from .learned import Learned
     from .lora import LoRA
     from .model import LocalModel
-    from .parametric import Adapters
-    from .phrasing import Lesson
+    from .phrasing import Lesson, Phrasing
     from .tiers import Tiers
 
 USED = (State.ACTIVATED, State.MERGED)
@@ -44,10 +65,12 @@ USED = (State.ACTIVATED, State.MERGED)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """An adapter for an answer: its cube, the memories that it knows, as they are now, and running the model with it."""
+    """An adapter for an answer: its cube, the memories that it was made from, as they are now, those of them that it was found to know,
+    and running the model with it."""
 
     cube: MemCube
     sources: tuple[MemCube, ...]
+    knows: tuple[MemCube, ...]
     change: Alteration
 
 
@@ -68,16 +91,12 @@ class AdapterTier:
         files: Files,
     ) -> None:
         self._vault = vault
-        self._blobs = blobs
         self._writer = writer
         self._derived = derived
-        self._policy = policy
         self._clock = clock
         self._under_way = UnderWay(files)
         self.rebuilds = Rebuilds(files)
-        self._resident: dict[int, Adapters] = {}
-        self._read: OrderedDict[str, Learned] = OrderedDict()  # by blob
-        self._lock = threading.RLock()
+        self.weights = Weights(blobs, policy.adapter_bytes)
         writer.removing = self._bereaved
 
     # --- making --------------------------------------------------------------------------------------------------------------
@@ -97,26 +116,27 @@ class AdapterTier:
     def distilled(
         self, who: str, sources: Sequence[MemCube], model: LocalModel, how: Distillation, held: Held | None = None
     ) -> MemCube:
-        """An adapter that knows what memories say. The same memories, model and recipe again: the same cube. One that fails its gate is
-        stored as failed, with its scores, and never chosen. Killed, it goes on where it was when it is asked for again.
+        """An adapter that knows what memories say. The same memories, model, phrasing and recipe again: the same cube, judged by the
+        gate that is asked for now. One that fails its gate is stored as failed, with its scores, and never chosen. Killed, it goes on
+        where it was when it is asked for again.
 
         Raises:
-            InvalidArgument: a memory without text; memories of namespaces, or with readers, that have nothing in common; a rank or targets
-                that do not fit. Ineffective: nothing can be learned from them. OutOfMemory: no room on the device or the disk.
+            InvalidArgument: a memory without text, or one that is archived or over; memories of namespaces, or with readers, that have
+                nothing in common; a rank that does not fit. AccessDenied: one that is not shown to the actor whole.
+            Ineffective: nothing can be learned from them. OutOfMemory: no room on the device or the disk.
             Conflict: a source changed while it was made.
         """
         from .learned import Learned
 
-        for cube in sources:
-            if not isinstance(cube.payload, Text):
-                raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, and only text can be distilled")
+        self._require_whole(who, sources)
         text, _ = brief.passage(sources)
-        draft = self._draft(who, sources, model, f"lora:{named(model.fingerprint, how.recipe, how.plan, text)}")
+        name = named(model.fingerprint, how.recipe, how.plan, _by_name(how.phrasing), text)
+        draft = self._draft(who, sources, model, f"lora:{name}")
         if (known := self._derived.there(draft.id)) is not None:
-            return known
+            return self._judged(who, known, how)
         try:
             with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
-                beside = self._beside(who, model)
+                beside = self._beside(who, draft.namespace, model)
                 lora, why, scores, questions = _keeping(how, checkpoint).run(
                     model, sources, checkpoint.path, held, beside
                 )
@@ -131,41 +151,51 @@ class AdapterTier:
         self, who: str, cubes: Sequence[MemCube], model: LocalModel, how: Distillation, method: str = "cat"
     ) -> MemCube:
         """One adapter out of several: "cat" side by side, exactly; "distil" from the union of their sources; or one of
-        `fusion.ROUGH`. It is verified again, on all that they know, and readers are those of every source.
+        `fusion.ROUGH`. It is verified again, on all that their sources say, and readers are those of every source. One that was never
+        verified (it was adopted without a lesson) cannot pass as a part either: nothing says what it is for.
 
-        Raises InvalidArgument for fewer than two, one that holds no adapter or is outdated, or none of them with sources; ModelMismatch.
+        Raises InvalidArgument for fewer than two, one that holds no adapter or is outdated, or none of them with sources; ModelMismatch;
+        AccessDenied as `distilled` does.
         """
         from . import fusion
         from .learned import Learned
 
         if len(cubes) < 2:
             raise InvalidArgument(f"ids: two adapters or more can be fused, not {len(cubes)}")
-        learned = [self.learned(cube) for cube in cubes]
+        ids = list(dict.fromkeys(link.id for cube in cubes for link in cube.lineage))
+        made_from = {c.id: c for c in (self._writer.readable(ids, who) if ids else [])}
+        learned = [self.weights.of(cube) for cube in cubes]
         for cube, one in zip(cubes, learned, strict=True):
-            if cube.state not in lifecycle.SEARCHED:
-                raise InvalidArgument(f"ids: memory {cube.id} is {cube.state}: what it was made from changed")
+            now = _words([made_from[link.id] for link in cube.lineage])
+            if cube.state not in lifecycle.SEARCHED or one.words != now:
+                raise InvalidArgument(
+                    f"ids: memory {cube.id} is outdated ({cube.state}): what it was made from changed"
+                )
             if one.lora.model != model.fingerprint:
                 raise ModelMismatch(f"memory {cube.id} is an adapter for another model")
-        ids = list(dict.fromkeys(link.id for cube in cubes for link in cube.lineage))
-        sources = self._writer.readable(ids, who) if ids else []
+        sources = [c for c in made_from.values() if isinstance(c.payload, Text)]
         if not sources:
             raise InvalidArgument(
                 "ids: none of these adapters has sources, so nothing says what the fused one should know"
             )
         if method == "distil":
             return self.distilled(who, sources, model, how)
+        self._require_whole(who, sources)
         parts = [one.lora for one in learned]
         lora = fusion.cat(parts) if method == "cat" else fusion.roughly(model, parts, method)  # type: ignore[arg-type]
-        unsourced = [c for c in cubes if not c.lineage]
-        draft = self._draft(who, [*sources, *unsourced], model, f"{method}:{named(lora.digest)}")
+        adopted = [c for c in made_from.values() if c not in sources] + [c for c in cubes if not c.lineage]
+        every = list({c.id: c for c in (*sources, *adopted)}.values())
+        name = named(lora.digest, _by_name(how.phrasing))
+        draft = self._draft(who, every, model, f"{method}:{name}")
         if (known := self._derived.there(draft.id)) is not None:
-            return known
+            return self._judged(who, known, how)
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
-        found = Learned(
-            lora, method, f"of {len(cubes)} adapters", scores, how.questions(lesson), _words([*sources, *unsourced])
-        )
-        return self._keep(who, draft, [*sources, *unsourced], found)
+        unverified = [c.id for c, one in zip(cubes, learned, strict=True) if one.scores is None]
+        said = tuple(f"memory {id}, which it was made of, was never verified" for id in unverified)
+        scores = replace(scores, failures=(*scores.failures, *said))
+        found = Learned(lora, method, f"of {len(cubes)} adapters", scores, how.questions(lesson), _words(every))
+        return self._keep(who, draft, every, found)
 
     def adopted(
         self,
@@ -191,22 +221,26 @@ class AdapterTier:
             origin=Origin(SourceKind.IMPORT, stored_at=now, source=base or None, model=model.name), access=Access(who),
             created_at=now, updated_at=now,
         )  # fmt: skip
-        if (known := self._derived.there(draft.id)) is not None:
-            return known
         questions = () if lesson is None else how.questions(lesson)
-        return self._keep(who, draft, [], Learned(lora, "adopted", "made elsewhere", scores, questions))
+        found = Learned(lora, "adopted", "made elsewhere", scores, questions)
+        if (known := self._derived.there(draft.id)) is None:
+            return self._keep(who, draft, [], found)
+        return known if lesson is None else self._anew(who, known, found)
 
     def elicited(
         self, who: str, cube: MemCube, model: LocalModel, how: Distillation, probes: Sequence[Sequence[str]] = ()
     ) -> list[MemCube]:
         """What an adapter knows, as memories of text that are derived from it: found by the questions in its manifest, and by `probes`,
-        phrasings of each question. Their attributes hold the question and how sure it is; see `elicit`.
+        phrasings of each question. Their attributes hold the question and how sure it is; see `elicit`. They end with the first of what
+        the adapter was made from.
 
-        Raises InvalidArgument where there is nothing to ask.
+        Raises InvalidArgument where there is nothing to ask, and for an adapter that failed its gate, or is of memories that changed, ended
+        or are not shown to the actor whole: what it says is not what they say. Conflict if that becomes so meanwhile.
         """
         from .elicit import elicited
 
-        learned = self.learned(cube)
+        learned = self.weights.of(cube)
+        self._require_current(who, cube, learned)
         asked = [*learned.questions, *map(tuple, probes)]
         if not asked:
             raise InvalidArgument(
@@ -214,111 +248,66 @@ class AdapterTier:
             )
         found = elicited(model, learned.lora, asked, state=how.state)
         cubes, now = [], self._clock()
-        for one in found:
-            name = f"elicited:{cube.id}:{named(one.question)}"
-            draft = MemCube(
-                id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text), key=name,
-                origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
-                access=governance.derived_access(who, [cube.access]), created_at=now, updated_at=now,
-                attributes={"question": one.question, "answer": one.answer, "confidence": round(one.confidence, 4), "agreed": one.agreed},
-                lineage=(Link(cube.id, cube.version),),
-            )  # fmt: skip
-            cubes.append(self._writer.add_derived(draft))
+        with self._vault.writing():
+            try:
+                [cube] = self._writer.readable([cube.id], who)
+                sources = self._require_current(who, cube, learned)
+            except (InvalidArgument, NotFound) as error:
+                raise Conflict(f"memory {cube.id} changed while it was asked: {error}") from error
+            ends = [end for c in (cube, *sources) if (end := c.lifespan.ends_at) is not None]
+            for one in found:
+                draft = MemCube(
+                    id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=cube.namespace, payload=Text(one.text),
+                    key=f"elicited:{cube.id}:{named(one.question)}", lifespan=Lifespan(expires_at=min(ends, default=None)),
+                    origin=Origin(SourceKind.DERIVATION, stored_at=now, source="elicited", model=model.name, provenance=cube.provenance),
+                    access=governance.derived_access(who, [cube.access]), created_at=now, updated_at=now,
+                    attributes={"question": one.question, "answer": one.answer, "confidence": round(one.confidence, 4), "agreed": one.agreed},
+                    lineage=(Link(cube.id, cube.version),),
+                )  # fmt: skip
+                cubes.append(self._writer.add_derived(draft))
         return cubes
 
     # --- using ---------------------------------------------------------------------------------------------------------------
 
     def chosen(self, who: str, namespace: Namespace, model: LocalModel) -> Known | None:
         """The adapter for an answer: of those for a model at or below a namespace that the actor may read, that passed the gate, and
-        whose sources are what it was made from, the one that knows most memories. One that cannot be read is passed over, and an
-        event says why."""
+        whose sources are what it was made from, the one that was made from most. One that cannot be read is passed over, and an event
+        says why."""
         there = [cube for cube in self._there(who, model, filters.under(namespace)) if _in_use(cube)]
         for cube in sorted(there, key=lambda c: (-len(c.lineage), c.id)):
             sources = self._sources(who, cube)
             if sources is None:
                 continue
             try:
-                learned = self.learned(cube)
+                learned = self.weights.of(cube)
                 if not learned.passed or learned.words != _words(sources):
                     continue
-                return Known(cube, tuple(sources), self.adapters(model).change(learned.lora))
+                knows = tuple(c for c in sources if learned.knows(c.text))
+                return Known(cube, tuple(sources), knows, self.weights.beside(model).change(learned.lora))
             except MemOSError as error:
                 self._writer.failed(who, "open", f"{type(error).__name__}: {error}")
         return None
 
-    def learned(self, cube: MemCube) -> Learned:
-        """What a cube's blob holds. Raises InvalidArgument for a cube that holds no adapter, Damaged for a blob that is not what was
-        written."""
-        from .learned import unpack
-
-        if not isinstance(cube.payload, Adapter):
-            raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, not as an adapter")
-        name = cube.payload.blob
-        with self._lock:
-            if name in self._read:
-                self._read.move_to_end(name)
-                return self._read[name]
-        found = unpack(self._blobs, name)
-        if found.lora.model != cube.payload.model:
-            raise Damaged(
-                f"{self._blobs.path(name)}: its adapter is for another model than the record of memory {cube.id} says"
-            )
-        with self._lock:
-            self._read[name] = found
-            while (
-                len(self._read) > 1 and sum(one.lora.bytes for one in self._read.values()) > self._policy.adapter_bytes
-            ):
-                self._read.popitem(last=False)
-        return found
-
-    def scores(self, cube: MemCube) -> Scores | None:
-        """What the gate measured of an adapter; None where nothing could be."""
-        return self.learned(cube).scores
-
-    def adapters(self, model: LocalModel) -> Adapters:
-        """Those that are resident beside a model."""
-        from .parametric import Adapters
-
-        with self._lock:
-            return self._resident.setdefault(id(model), Adapters(model, self._policy.adapter_bytes))
-
-    def is_resident(self, cube: MemCube, model: LocalModel | None) -> bool:
-        """Whether an adapter's weights are beside a model now."""
-        with self._lock:
-            known = self._read.get(cube.payload.blob) if isinstance(cube.payload, Adapter) else None
-            beside = self._resident.get(id(model))
-        return known is not None and beside is not None and known.lora.digest in beside.held
-
     # --- following the sources -----------------------------------------------------------------------------------------------
 
-    def forget(self, cubes: Collection[MemCube]) -> None:
-        """Let go of the weights of adapters that are gone."""
-        with self._lock:
-            gone = [self._read.pop(c.payload.blob, None) for c in cubes if isinstance(c.payload, Adapter)]
-            digests = [one.lora.digest for one in gone if one is not None]
-            resident = list(self._resident.values())
-        for adapters in resident:
-            adapters.drop(digests)
-
     def rebuild(self, model: LocalModel, how: Distillation, *, most: int = 1) -> list[MemCube]:
-        """Make again what lost a source to a deletion, for this model; at most so many. What cannot be made any more is told of in an
-        event, and no longer wanted."""
+        """Make again what lost a source to a deletion, for this model and from the text that is left; at most so many. What cannot be
+        made any more is told of in an event, and no longer wanted; what changed meanwhile is still."""
         made = []
         for wanted in [r for r in self.rebuilds.wanted() if r.model == model.fingerprint][:most]:
             if self._derived.there(wanted.id) is not None:  # the deletion was taken back, or somebody was quicker
                 self.rebuilds.done(wanted)
                 continue
             try:
-                sources = []
-                for id in wanted.sources:
-                    try:
-                        sources += self._writer.readable([id], wanted.owner)
-                    except NotFound:  # gone too, meanwhile
-                        continue
+                rows = self._vault.by_ids(wanted.sources, filters.readable_by(wanted.owner))
+                there = {row.cube.id: row.cube for row in rows if row.cube.state in lifecycle.SEARCHED}
+                sources = [there[id] for id in wanted.sources if id in there and isinstance(there[id].payload, Text)]
                 if sources:
                     made.append(self.distilled(wanted.owner, sources, model, how))
-            except (Ineffective, InvalidArgument) as error:
-                self._writer.failed(wanted.owner, "rebuild", f"adapter {wanted.id}: {error}")
+            except (Conflict, StoreUnavailable):
+                continue
+            except Exception as error:  # also of a caller's phrasing: a tick has more to do than this
+                self._writer.failed(wanted.owner, "rebuild", f"adapter {wanted.id}: {type(error).__name__}: {error}")
             self.rebuilds.done(wanted)
         return made
 
@@ -331,7 +320,7 @@ class AdapterTier:
             rest = tuple(link.id for link in cube.lineage if link.id not in gone)
             if rest and len(rest) < len(cube.lineage) and _in_use(cube):
                 self.rebuilds.put(Rebuild(cube.id, cube.access.owner, _model_of(cube), rest))
-        self.forget(adapters)
+        self.weights.forget(adapters)
 
     # --- below ---------------------------------------------------------------------------------------------------------------
 
@@ -343,12 +332,13 @@ class AdapterTier:
         )  # fmt: skip
         return [r.cube for r in self._vault.rows(where) if _model_of(r.cube) == model.fingerprint]
 
-    def _beside(self, who: str, model: LocalModel) -> list[LoRA]:
-        """Adapters that a new one may once be fused with. One that cannot be read is none."""
+    def _beside(self, who: str, namespace: Namespace, model: LocalModel) -> list[LoRA]:
+        """Adapters that a new one may once be fused with: of namespaces that have something in common with its own. One that cannot be
+        read is none."""
         found = []
-        for cube in self._there(who, model):
+        for cube in self._there(who, model, filters.under(namespace[:1])):
             try:
-                found.append(self.learned(cube).lora)
+                found.append(self.weights.of(cube).lora)
             except MemOSError as error:
                 self._writer.failed(who, "open", f"{type(error).__name__}: {error}")
         return found
@@ -362,20 +352,63 @@ class AdapterTier:
         found = [r.cube for r in rows if r.cube.state in lifecycle.SEARCHED and not lifecycle.has_expired(r.cube, now)]
         return found if len(found) == len(cube.lineage) and self._writer.shows(who, found) else None
 
+    def _require_whole(self, who: str, sources: Sequence[MemCube]) -> None:
+        """Raise unless these are texts as they are now, of which the actor is shown every word: what an adapter learns, it says."""
+        now = self._clock()
+        for cube in sources:
+            if not isinstance(cube.payload, Text):
+                raise InvalidArgument(f"ids: memory {cube.id} is held as {cube.kind}, and only text can be distilled")
+            if cube.state not in lifecycle.SEARCHED or lifecycle.has_expired(cube, now):
+                raise InvalidArgument(
+                    f"ids: memory {cube.id} is {cube.state} or over, and only what counts can be distilled"
+                )
+            if not self._writer.shows(who, [cube]):
+                raise AccessDenied(
+                    f"memory {cube.id}: words of it are not shown to {who}, and an adapter would say them"
+                )
+
+    def _require_current(self, who: str, cube: MemCube, learned: Learned) -> list[MemCube]:
+        """What an adapter was made from, if that is what its memories say now. Raises InvalidArgument if not, or if it failed its gate."""
+        sources = self._sources(who, cube) if cube.state in lifecycle.SEARCHED else None
+        if sources is None or (sources and learned.words != _words(sources)):
+            raise InvalidArgument(
+                f"ids: memory {cube.id} is outdated ({cube.state}): what it was made from changed, ended, or is not {who}'s to read"
+            )
+        if learned.scores is not None and not learned.passed:
+            raise InvalidArgument(f"ids: memory {cube.id} failed its gate: what it says is not what its memories say")
+        return sources
+
+    def _judged(self, who: str, cube: MemCube, how: Distillation) -> MemCube:
+        """An adapter that is there, by the gate that is asked for now."""
+        from .gate import judged_again
+
+        learned = self.weights.of(cube)
+        if learned.scores is None or not learned.scores.probes:
+            return cube
+        return self._anew(who, cube, replace(learned, scores=judged_again(learned.scores, how.gate)))
+
+    def _anew(self, who: str, cube: MemCube, found: Learned) -> MemCube:
+        """An adapter with another verdict than it has: as its next version. One that is frozen stays as it is."""
+        from .learned import verdict
+
+        if cube.state is State.FROZEN or found.scores == self.weights.of(cube).scores:
+            return cube
+        with self._vault.writing():
+            if (now := self._derived.there(cube.id)) is None or now.version != cube.version:
+                raise Conflict(f"memory {cube.id} changed while it was verified")
+            record, parts = _recorded(cube, found)
+            self.weights.forget([cube])
+            return self._derived.put(who, record, parts, told=verdict(found))
+
     def _draft(self, who: str, sources: Sequence[MemCube], model: LocalModel, name: str) -> MemCube:
         payload = Adapter("", model.fingerprint, (), 0, 0)
         return self._derived.draft(who, sources, payload, name, State.GENERATED, model.name)
 
     def _keep(self, who: str, draft: MemCube, sources: Sequence[MemCube], learned: Learned) -> MemCube:
         """Write an adapter down as the payload of a draft, activated if it passed. Raises as `Derived.keep` does."""
-        from .learned import pack, told, verdict
+        from .learned import verdict
 
-        blob, parts = pack(learned)
-        lora: LoRA = learned.lora
-        cube = replace(
-            draft, payload=Adapter(blob, lora.model, lora.targets, lora.rank, sum(len(part) for part in parts)),
-            state=State.ACTIVATED if learned.passed else State.GENERATED, attributes=told(learned),
-        )  # fmt: skip
+        cube, parts = _recorded(draft, learned)
         return self._derived.keep(who, cube, sources, parts, told=verdict(learned))
 
 
@@ -389,9 +422,33 @@ def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
     return replace(how, progress=progress)
 
 
+def _recorded(draft: MemCube, learned: Learned) -> tuple[MemCube, list[bytes]]:
+    """A draft with an adapter as its payload, activated if it passed, and the bytes of its blob."""
+    from .learned import pack, told
+
+    blob, parts = pack(learned)
+    lora = learned.lora
+    payload = Adapter(blob, lora.model, lora.targets, lora.rank, sum(len(part) for part in parts))
+    state = State.ACTIVATED if learned.passed else State.GENERATED
+    return replace(draft, payload=payload, state=state, attributes=told(learned)), parts
+
+
 def _words(sources: Sequence[MemCube]) -> str:
-    """A hash of what memories say: a frozen adapter is not outdated by a change of them, and is not used after it either."""
-    return named(*sorted((c.id, c.text) for c in sources)) if sources else ""
+    """A hash of what memories say, under whatever ids: a frozen adapter is not outdated by a change of them, and is not used after it
+    either."""
+    said = (c.payload.blob if isinstance(c.payload, Adapter) else c.text for c in sources)
+    return named(*sorted(said)) if sources else ""
+
+
+def _by_name(phrasing: Phrasing | None) -> str:
+    """A phrasing as it is called in every process: a function by its name, an object by its type and what it holds."""
+    if phrasing is None:
+        return ""
+    made: Any = phrasing if hasattr(phrasing, "__qualname__") else type(phrasing)
+    held = {n: v for n, v in getattr(phrasing, "__dict__", {}).items() if not callable(v)}
+    if is_dataclass(phrasing):  # it may have slots
+        held = {f.name: v for f in fields(phrasing) if not callable(v := getattr(phrasing, f.name))}
+    return f"{made.__module__}.{made.__qualname__}{held}"
 
 
 def _in_use(cube: MemCube) -> bool:

@@ -129,7 +129,11 @@ class Answering:
                 sources=_sources(prompt, passage, arranged.notes, learned),
                 **decoding,
             )
-        made = yield from pieces
+        try:
+            made = yield from pieces
+        finally:
+            if learned is not None:  # it may have been deleted since it was chosen, by whoever
+                self._adapters.weights.settle()
         self.tally.note(asked.actor, made.usage)
         if made.trouble:
             self._failed(asked.actor, "generate", made.trouble)
@@ -214,7 +218,7 @@ class Answering:
     ) -> _Arranged:
         own = plain[0]["content"] if plain[0]["role"] == "system" else ""
         rest = plain[1:] if own else plain
-        known = {c.id for place in (passage, learned) if place is not None for c in place.sources}
+        known = {c.id for c in (*(passage.sources if passage else ()), *(learned.knows if learned else ()))}
         said = {m["content"] for m in rest}
         last = max((i for i, m in enumerate(rest) if m["role"] == "user"), default=None)
         kept = {i: note for i, (words, note) in talk.notes.items() if i < len(rest) and rest[i]["content"] == words}
@@ -246,7 +250,7 @@ def _is_for_another(cube: MemCube, asked: Asked) -> bool:
 def _whole(passage: Passage | None, recalled: Brief, learned: Known | None) -> Brief:
     """What the model was given to remember, passage and recall together, and what it knows without."""
     if learned is not None:
-        return replace(recalled, known=learned.sources)
+        return replace(recalled, known=learned.knows)
     if passage is None:
         return recalled
     payload: Any = passage.cube.payload

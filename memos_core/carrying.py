@@ -83,14 +83,14 @@ class Carrier:
             ):  # removed since it was read, by whoever: before it was put, nothing was to forget
                 resident.let_go(model, tenant, ids)
         elif cube is not None and isinstance(cube.payload, Adapter):
-            self._adapters.learned(cube)  # read; the first use puts it beside the model
+            self._adapters.weights.of(cube)  # read; the first use puts it beside the model
             if self._derived.there(cube.id) is None:  # likewise
-                self._adapters.forget([cube])
+                self._adapters.weights.forget([cube])
 
     def _let_go(self, move: Move, subject: Subject, model: LocalModel) -> None:
         cube = subject.cube
         if cube is not None and isinstance(cube.payload, Adapter):
-            self._adapters.forget([cube])
+            self._adapters.weights.forget([cube])
         elif cube is not None and isinstance(cube.payload, KVCache) and subject.scope is not None:
             tenant = (subject.who, *subject.scope)
             ids = self._tiers.opener(model).manifest(cube.payload.blob).ids

@@ -266,7 +266,7 @@ class Census:
             subject = Subject(cube.id, cube.access.owner, (), cube)
             row: dict[str, Any] = {"pinned": by_hand, "rebuildable": bool(cube.lineage) and not frozen}
             if isinstance(cube.payload, Adapter):
-                place = Place.DEVICE if self._adapters.is_resident(cube, model) else Place.DISK
+                place = Place.DEVICE if self._adapters.weights.is_beside(model, cube) else Place.DISK
                 columns.add(subject, adapter_bytes=_size(cube), adapter_place=place, adapter_blob=True, **row)
             else:
                 tokens = cube.payload.tokens if isinstance(cube.payload, KVCache) else 0

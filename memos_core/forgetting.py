@@ -117,10 +117,11 @@ class Forgetting:
         return len(blobs)
 
     def sweep_blobs(self) -> int:
-        """Remove blobs that no memory needs: what a killed process left, and what was made from words that changed since. The caller
-        holds `vault.writing()`."""
-        needed = self._vault.rows(filters.all_of("kind != 'plaintext'", filters.in_states(lifecycle.SEARCHED)))
-        return self._blobs.sweep(blob for row in needed if (blob := _blob(row.cube)))
+        """Remove blobs that no memory needs: what a killed process left, and what was made from words that changed since. What was made
+        from no memory cannot be made again, so it stays for as long as its record does. The caller holds `vault.writing()`."""
+        rows = [row.cube for row in self._vault.rows("kind != 'plaintext'")]
+        needed = [c for c in rows if c.state in lifecycle.SEARCHED or not c.lineage]
+        return self._blobs.sweep(blob for cube in needed if (blob := _blob(cube)))
 
     def descendants(self, ids: Collection[str]) -> list[Outline]:
         """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it."""

@@ -8,18 +8,20 @@ answer for everybody and reads no context any more; that is what training withou
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import torch
 
+from .blobs import digest
 from .curriculum import UNRELATED, Held, drawn, parted, shown, spread, teacher
 from .errors import InvalidArgument
 from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
 from .lora import LoRA
 from .model import LocalModel
 from .parametric import Adapters
-from .phrasing import Lesson
+from .phrasing import Lesson, Point
 
 ALIKE = 0.05  # nats a token: an answer that is no further from what was said before counts as the same
 
@@ -58,6 +60,7 @@ class Scores:
     unknown: by kind, of questions that no memory answers, without context; unknown_in_context: with one that does not either.
     in_context, conflict: of answers from contexts, and from contexts that contradict the memories, that are kept.
     drift, worst_drift: divergence on unrelated questions, nats a token: the mean, and of the question that changed most.
+    learned: hashes of the texts that are known: each of its points is answered in most of the phrasings that were asked.
     probes: how many there were of each; a share of none is 1 (no contradiction can be made of memories whose answers are not words
         of theirs).
     failures: in words, what did not pass; empty if it did.
@@ -74,6 +77,7 @@ class Scores:
     worst_drift: float
     probes: Mapping[str, int]
     failures: tuple[str, ...] = ()
+    learned: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -83,10 +87,12 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Probes of one kind and, for those that are not judged by words, what was said."""
+    """Probes of one kind and, for those that are not judged by words, what was said; and the point that is asked for, where it is one
+    of the memories'."""
 
     probe: Probe
     answer: Said
+    point: Point | None = None
 
 
 def verified(
@@ -138,7 +144,7 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
         answers = teacher(model, point, questions, shown(point, test, 3, rng), quote, held)
         for question, answer in zip(questions, answers, strict=True):
             ids = asked(model, question).ids
-            found.append(_Asked(probe(ids, answer, point.answer, model.tokenizer, "recall"), answer))
+            found.append(_Asked(probe(ids, answer, point.answer, model.tokenizer, "recall"), answer, point))
     return found
 
 
@@ -232,7 +238,18 @@ def _scores(found: Mapping[str, _Found], before: Sequence[tuple[bool, float]]) -
         drift=sum(strayed) / len(strayed),
         worst_drift=max(strayed),
         probes={name: len(some) for name, some in found.items()},
+        learned=_learned(recall),
     )
+
+
+def _learned(recall: _Found) -> tuple[str, ...]:
+    asked = Counter(p.point for p, _ in recall)
+    right = Counter(p.point for p, after in recall if p.probe.right and after[0])
+    texts = {point.text: True for point in asked if point is not None}
+    for point, count in asked.items():
+        if point is not None and 2 * right[point] <= count:
+            texts[point.text] = False
+    return tuple(digest(text.encode()) for text, known in texts.items() if known)
 
 
 def _share(right: Sequence[bool], of: int) -> float:

@@ -32,6 +32,10 @@ class Learned:
     questions: tuple[tuple[str, ...], ...] = ()
     words: str = ""
 
+    def knows(self, text: str) -> bool:
+        """Whether it was found to say what a text says, so that this need not stand before it."""
+        return self.scores is not None and digest(text.encode()) in self.scores.learned
+
     @property
     def passed(self) -> bool:
         """Whether it may be used without being asked for."""
@@ -98,4 +102,4 @@ def verdict(learned: Learned) -> str:
 
 
 def _scores(said: dict[str, Any]) -> Scores:
-    return Scores(**{**said, "failures": tuple(said["failures"])})
+    return Scores(**{**said, **{name: tuple(said[name]) for name in ("failures", "learned")}})

@@ -143,6 +143,7 @@ class Ticking:
             stopping.clear()
 
     def _rebuild(self) -> None:
+        self._adapters.weights.settle()
         if self._model is None or next(iter(self._adapters.rebuilds.wanted()), None) is None:
             return
         with self._scheduler.leases.held("rebuild", what="rebuild") as lease:

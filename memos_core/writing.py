@@ -111,12 +111,15 @@ class Writer:
         return new
 
     def add_derived(self, draft: MemCube) -> MemCube:
-        """Store a text that was derived from another memory, under its owner's name for it, or as its next version."""
+        """Store a text that was derived from another memory, under its owner's name for it, or as its next version; what is there
+        already as it is."""
         id = placement.stable_id(draft.access.owner, draft.namespace, "key", draft.key or "")
         new = replace(draft, id=id)
         [vector] = self._embedding.many([spoken(None, new.text)])
         with self._vault.writing():
             found = self._vault.by_ids([id])
+            if found and _is_as(found[0].cube, new):
+                return found[0].cube
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
                 self._vault.replace([found[0].cube], [new], [vector])
@@ -397,3 +400,11 @@ def _cube(draft: MemCube, placed: placement.Placed) -> MemCube:
         digest=placement.digest(turn),
     )  # fmt: skip
     return replace(draft, id=placed.id, payload=Text(turn.text), origin=origin)
+
+
+def _is_as(there: MemCube, new: MemCube) -> bool:
+    """Whether a memory that is found says the same as a new one, of the same, to the same."""
+    return lifecycle.is_searched(there) and all(
+        getattr(there, name) == getattr(new, name)
+        for name in ("payload", "attributes", "lineage", "access", "lifespan")
+    )
