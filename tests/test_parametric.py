@@ -17,6 +17,7 @@ from memos_core.errors import Damaged
 from memos_core.fusion import cat, roughly
 from memos_core.lora import LoRA, adopted, linears, made, packed, unpacked
 from memos_core.parametric import Adapters, Twin
+from memos_core.units import shape
 from tests.networks import random_model
 
 TEXT = "The colour of house 3 is"
@@ -120,6 +121,41 @@ def test_each_row_of_a_batch_has_its_own(model: LocalModel) -> None:
         assert model.generate_batch([asked] * 2, max_tokens=6)[0].ids == alone[1]
 
 
+def two_rows(model: LocalModel) -> torch.Tensor:
+    return model.forward(torch.tensor([list(model.encode(TEXT).ids)] * 2), model.cache())
+
+
+@pytest.mark.parametrize("order", ["within", "around", "twice"])
+def test_adapters_of_rows_and_of_all_rows_are_not_mixed_in_silence(model: LocalModel, order: str) -> None:
+    lora, other = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model)
+    whole, rows = adapters.used(lora), adapters.used_each([other, None])
+    outer, inner = {"within": (whole, rows), "around": (rows, whole), "twice": (rows, adapters.used_each([None, lora]))}[order]  # fmt: skip
+    with outer, inner, pytest.raises(InvalidArgument, match="rows of a batch"):
+        two_rows(model)
+    with adapters.used(lora), adapters.used_each([None, None]):  # which add nothing
+        assert torch.allclose(two_rows(model), merged(model, lora), atol=1e-4)
+    with adapters.used_each([lora, None]):
+        assert torch.allclose(two_rows(model)[:1], merged(model, lora), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_batch_of_other_than_so_many_rows_is_refused(model: LocalModel, seed: int | None) -> None:
+    lora = None if seed is None else some_lora(model, seed)
+    with (
+        Adapters(model).used_each([lora, None, None]),
+        pytest.raises(InvalidArgument, match="3 were given for a batch of 2"),
+    ):
+        two_rows(model)
+    assert not model.network._forward_pre_hooks
+
+
+def test_a_pass_is_of_one_set_of_adapters(model: LocalModel) -> None:
+    first, second = Adapters(model).used(some_lora(model, 1)), Adapters(model).used(some_lora(model, 2))
+    with first, second, pytest.raises(InvalidArgument, match="two `Adapters`"):
+        logits(model)
+
+
 def test_keys_and_values_are_never_shared_between_adapters(model: LocalModel) -> None:
     adapters, asked = Adapters(model), model.encode("Nobody else's words. " * 8)
     uses = []
@@ -172,6 +208,17 @@ def test_those_resident_stay_within_their_bytes_and_come_back(model: LocalModel)
         Adapters(model, loras[0].bytes - 1).change(loras[0])
 
 
+def test_what_is_in_use_is_not_let_go(model: LocalModel) -> None:
+    first, second = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model, first.bytes)
+    with adapters.used(first), adapters.used(second), pytest.raises(OutOfMemory, match="2 are used at once"):
+        logits(model)
+    assert list(adapters.held) == [first.digest]
+    for lora in (second, first):
+        with adapters.used(lora):
+            assert torch.allclose(logits(model), merged(model, lora), atol=1e-4)
+
+
 def test_modules_that_only_some_adapters_change(model: LocalModel) -> None:
     first, second = some_lora(model, 1, ends=("q_proj", "v_proj")), some_lora(model, 2, rank=2, ends=("down_proj",))
     adapters = Adapters(model)
@@ -200,6 +247,18 @@ def test_a_network_spread_over_devices_is_refused() -> None:
             Twin(model.network)
     finally:
         del module._hf_hook
+
+
+def test_a_network_that_peft_has_wrapped_is_refused(model: LocalModel) -> None:
+    import peft
+
+    network = copy.deepcopy(model.network)
+    peft.LoraModel(network, peft.LoraConfig(r=4, target_modules=["q_proj"]), "default")
+    wrapped = LocalModel.of(network, model.tokenizer, name="wrapped")
+    lora = made(wrapped.fingerprint, {m: some_lora(model, 1).pair(m) for m in some_lora(model, 1).targets})
+    for refused in (lambda: Adapters(wrapped).change(lora), lambda: Twin(wrapped.network), lambda: shape(wrapped)):
+        with pytest.raises(Unsupported, match="merge"):
+            refused()
 
 
 # --- bytes -------------------------------------------------------------------------------------------------------------------
