@@ -250,7 +250,7 @@ class Census:
             distillable=(
                 at.distillation is not None and subject.id not in at.failing and not self._has_adapter(subject.sources)
             ),
-            adapter_bytes=self._adapter_bytes(at, model),
+            adapter_bytes=self._adapter_bytes(at, model, len(subject.sources)),
         )  # fmt: skip
 
     def _others(
@@ -314,13 +314,14 @@ class Census:
         where = filters.all_of(f"kind = {filters.literal(Kind.PARAMETRIC.value)}", filters.contains_any("parents", ids))
         return any({link.id for link in r.cube.lineage} == ids for r in self._vault.rows(where)) if ids else False
 
-    def _adapter_bytes(self, at: Circumstances, model: LocalModel) -> int:
+    def _adapter_bytes(self, at: Circumstances, model: LocalModel, sources: int) -> int:
+        """Of an adapter of so many memories, each taken to tell one thing: what it does tell is known when questions are asked of it."""
         if at.distillation is None:
             return 0
         from .distil import adapter_bytes
 
         try:
-            return adapter_bytes(model, at.distillation.recipe)
+            return adapter_bytes(model, at.distillation.recipe, max(1, sources))
         except Unsupported:  # nothing can be distilled for it
             return 0
 

@@ -48,7 +48,8 @@ def roughly(model: LocalModel, loras: Sequence[LoRA], method: Rough, *, density:
         raise InvalidArgument(f"method: {method} needs adapters of one rank, not {sorted({p.rank for p in loras})}")
     if not 0 < density <= 1:
         raise InvalidArgument(f"density: a share above 0 is needed, not {density!r}")
-    twin = Twin(model.network)
+    with model.exclusive() as network:  # nobody's hooks are in it
+        twin = Twin(network)
     names = [f"part {i}" for i in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
         twin.put(name, lora)

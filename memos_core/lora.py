@@ -7,8 +7,9 @@ scaling (alpha / rank) is part of B, and every module has the same rank, so that
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,20 @@ from .fingerprint import difference
 PREFIX = "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 _MOST = 512  # rank: more is no low rank
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_CONFIG = 1 << 20  # bytes of a configuration, and of what stands before the tensors
+_HIGHEST = 1e30  # what a number of a configuration may be
+_PLAIN = frozenset({
+    "peft_type", "peft_version", "auto_mapping", "base_model_name_or_path", "revision", "task_type", "inference_mode", "r", "lora_alpha",
+    "rank_pattern", "alpha_pattern", "use_rslora", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "lora_dropout", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+    "runtime_config",
+})  # fmt: skip
+"""Fields of PEFT's LoraConfig that are followed here, or that say nothing of a pass: where A and B were put, how they were trained, what
+goes with another field. `init_lora_weights` is looked at apart."""
+_STARTS = ("gaussian", "eva", "orthogonal", "mica")
+"""Values of `init_lora_weights`, beside true and false, that leave the model's own weights alone. The others (pissa, olora, corda, lora_ga,
+loftq) take from them what A and B begin with, and A and B beside whole weights count it twice."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +67,12 @@ class LoRA:
 def made(model: str, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]]) -> LoRA:
     """An adapter from A and B of each module; those of a lower rank than the highest get zeros, which change nothing.
 
-    Raises InvalidArgument for shapes that are none, values that are not finite, or no module at all.
+    Raises InvalidArgument for shapes or dtypes that are none, values that are not finite, or no module at all.
     """
     if not pairs:
         raise InvalidArgument("adapter: it changes no module")
     for module, (a, b) in pairs.items():
-        if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
-            raise InvalidArgument(f"adapter: {module} has A of shape {tuple(a.shape)} and B of {tuple(b.shape)}")
+        _require_pair("adapter", module, a, b)
         if not (a.isfinite().all() and b.isfinite().all()):
             raise InvalidArgument(f"adapter: the weights of {module} are not all finite numbers")
     rank = max(a.shape[0] for a, _ in pairs.values())
@@ -81,18 +95,25 @@ def packed(lora: LoRA) -> bytes:
 
 def unpacked(model: str, body: bytes, where: str) -> LoRA:
     """The adapter of such a file. Raises Damaged for what is none."""
-    try:
-        tensors = load(body)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise Damaged(f"{where}: no adapter: {error}") from error
+    tensors = _loaded(body, where)
     try:
         return made(model, _pairs(tensors, where))
     except InvalidArgument as error:
         raise Damaged(f"{where}: no adapter: {error}") from error
 
 
+def require_bare(network: Any) -> None:
+    """Raise Unsupported for a network that PEFT has wrapped: its own adapters would be switched off with those beside it."""
+    if any(hasattr(m, "get_base_layer") for m in network.modules()):
+        raise Unsupported(
+            f"{network.config.model_type}: it carries adapters of PEFT's; merge them first (merge_and_unload), or take them off (unload)"
+        )
+
+
 def linears(network: Any) -> dict[str, torch.nn.Linear]:
-    """The modules that an adapter may change: the linear layers but for the output's, by name. Raises Unsupported for none."""
+    """The modules that an adapter may change: the linear layers but for the output's, by name. Raises Unsupported for none, and as
+    `require_bare` does."""
+    require_bare(network)
     head = network.get_output_embeddings()
     found = {n: m for n, m in network.named_modules() if isinstance(m, torch.nn.Linear) and m is not head}
     if not found:
@@ -121,7 +142,8 @@ def adopted(folder: str | Path, model: Any) -> tuple[LoRA, str]:
 
     Raises:
         InvalidArgument: the folder holds no LoRA in safetensors (pickled weights are not read: they are programs), one of a kind that
-            is not only A and B (DoRA, biases, whole modules), or one whose rank, modules or shapes do not fit the model.
+            is not only A and B (DoRA, biases, whole modules) or whose training changed the model itself (PiSSA, OLoRA), one of which
+            a field is not understood, or one whose rank, modules or shapes do not fit the model.
         Damaged: its files are not what they should be.
     """
     at = Path(folder)
@@ -134,22 +156,21 @@ def adopted(folder: str | Path, model: Any) -> tuple[LoRA, str]:
             else ""
         )
         raise InvalidArgument(f"{at}: it holds no adapter_model.safetensors{pickled}")
-    try:
-        tensors = load(file.read_bytes())
-    except (SafetensorError, ValueError, OSError) as error:
-        raise Damaged(f"{file}: no tensors: {error}") from error
-    dtype = model.dtype
+    most = _CONFIG + sum(8 * _MOST * (m.in_features + m.out_features) for m in linears(model.network).values())
     pairs = {}
-    for module, (a, b) in _pairs(tensors, str(file)).items():
-        rank, alpha = a.shape[0], _of(said.get("alpha_pattern"), module, said.get("lora_alpha", a.shape[0]))
-        scaling = float(alpha) / (rank**0.5 if said.get("use_rslora") else rank)
-        if (wanted := _of(said.get("rank_pattern"), module, said.get("r", rank))) != rank:
+    for module, (a, b) in _pairs(_loaded(_read(file, most), str(file)), str(file)).items():
+        rank, wanted = a.shape[0], _told(at, said, "r", module)
+        if wanted != rank:
             raise InvalidArgument(f"{file}: {module} has rank {rank}, and its configuration says {wanted}")
         if rank > _MOST:
             raise InvalidArgument(f"{file}: a rank of {rank} is more than {_MOST}")
-        pairs[module] = (a.to(dtype), (b.float() * scaling).to(dtype))
-    lora = made(model.fingerprint, pairs)
-    require_fit(lora, model)
+        scaling = _told(at, said, "lora_alpha", module) / (rank**0.5 if said.get("use_rslora") else rank)
+        pairs[module] = (a.to(model.dtype), (b.float() * scaling).to(model.dtype))
+    try:
+        lora = made(model.fingerprint, pairs)
+        require_fit(lora, model)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{file}: {error}") from error
     return lora, str(said.get("base_model_name_or_path") or "")
 
 
@@ -160,16 +181,36 @@ def cast(lora: LoRA, dtype: torch.dtype) -> LoRA:
     return made(lora.model, {m: (lora.pair(m)[0].to(dtype), lora.pair(m)[1].to(dtype)) for m in lora.targets})
 
 
-def for_model(lora: LoRA, model: str) -> LoRA:
-    """The same for a model of another fingerprint."""
-    return replace(lora, model=model)
-
-
 # --- below ---------------------------------------------------------------------------------------------------------------
 
 
 def _own(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _read(file: Path, most: int) -> bytes:
+    try:
+        size = file.stat().st_size
+        body = file.read_bytes() if size <= most else b""
+    except OSError as error:
+        raise Damaged(f"{file}: not readable: {error}") from error
+    if size > most:
+        raise InvalidArgument(f"{file}: it has {size:,} bytes, more than the {most:,} that it could need")
+    return body
+
+
+def _loaded(body: bytes, where: str) -> dict[str, torch.Tensor]:
+    try:
+        return load(body)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise Damaged(f"{where}: no tensors: {error}") from error
+
+
+def _require_pair(where: str, module: str, a: torch.Tensor, b: torch.Tensor) -> None:
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+        raise InvalidArgument(f"{where}: {module} has A of shape {tuple(a.shape)} and B of {tuple(b.shape)}")
+    if a.dtype not in _DTYPES or b.dtype not in _DTYPES:
+        raise InvalidArgument(f"{where}: {module} has A of {a.dtype} and B of {b.dtype}")
 
 
 def _pairs(tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -182,6 +223,7 @@ def _pairs(tensors: Mapping[str, torch.Tensor], where: str) -> dict[str, tuple[t
             if f"{PREFIX}{module}{B}" not in tensors:
                 raise InvalidArgument(f"{where}: {module} has an A and no B")
             found[module] = (tensor, tensors[f"{PREFIX}{module}{B}"])
+            _require_pair(where, module, *found[module])
     if 2 * len(found) != len(tensors):
         raise InvalidArgument(f"{where}: some of its modules have a B and no A")
     return found
@@ -191,32 +233,50 @@ def _config(folder: Path) -> dict[str, Any]:
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise InvalidArgument(f"{folder}: it holds no adapter_config.json, so it is no adapter of PEFT's")
+    body = _read(file, _CONFIG)
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(said, dict):
-            raise ValueError("no object")
-    except (ValueError, OSError) as error:
+        said = json.loads(body.decode())
+    except (ValueError, RecursionError) as error:
         raise Damaged(f"{file}: not readable as JSON: {error}") from error
+    if not isinstance(said, dict):
+        raise Damaged(f"{file}: no JSON object")
     if str(said.get("peft_type", "")).upper() != "LORA":
-        raise InvalidArgument(f"{file}: {said.get('peft_type')!r} adapters are not known, only LORA")
-    for more in (
-        "use_dora",
-        "modules_to_save",
-        "lora_bias",
-        "fan_in_fan_out",
-        "target_parameters",
-        "trainable_token_indices",
-    ):
-        if said.get(more):
-            raise InvalidArgument(f"{file}: {more} makes it more than a plain LoRA")
-    if said.get("bias", "none") != "none":
-        raise InvalidArgument(f"{file}: it trains biases, which a plain LoRA does not")
+        raise InvalidArgument(f"{file}: {said.get('peft_type')!r:.80} adapters are not known, only LORA")
+    for field, value in said.items():
+        if field == "init_lora_weights":
+            plain = value in (True, False, None) or str(value).lower() in _STARTS
+        else:  # what is not known must be off; only of biases "none" says so
+            plain = not value or field in _PLAIN or (field, value) == ("bias", "none")
+        if not plain:
+            raise InvalidArgument(f"{file}: {field!r:.80} is {value!r:.80}, which makes it more than a plain LoRA")
+    for field in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(said.get(field) or {}, dict):
+            raise InvalidArgument(f"{file}: {field} is {said[field]!r:.80}, and no mapping")
+    if not isinstance(said.get("use_rslora", False), bool):
+        raise InvalidArgument(f"{file}: use_rslora is {said['use_rslora']!r:.80}, and neither true nor false")
+    name = said.get("base_model_name_or_path") or ""
+    if not isinstance(name, str) or not name.isprintable():
+        raise InvalidArgument(f"{file}: base_model_name_or_path is {name!r:.80}, and no name")
     return said
 
 
-def _of(pattern: Any, module: str, otherwise: Any) -> Any:
-    """The value for a module of one of PEFT's patterns, whose keys are ends of names."""
-    for key, value in (pattern or {}).items():
-        if module == key or module.endswith(f".{key}"):
-            return value
-    return otherwise
+def _told(folder: Path, said: Mapping[str, Any], field: str, module: str) -> float:
+    """A number of the configuration for a module, as PEFT finds it: of the first key of a pattern that matches the end of the module's
+    name, or else the one for all."""
+    where = f"{folder / 'adapter_config.json'}: {field} of {module}"
+    pattern: Mapping[str, Any] = said.get("rank_pattern" if field == "r" else "alpha_pattern") or {}
+    found = pattern.get(module, said.get(field, 8))  # 8 is PEFT's own
+    for key, value in pattern.items():
+        # a repeated group, or much to choose from, may take longer to match than anybody lives
+        if re.search(r"\)[*+?{]", key) or sum(key.count(c) for c in "*+?{(") > 6:
+            raise InvalidArgument(f"{where}: the pattern {key!r:.80} is too intricate")
+        try:
+            matched = re.match(rf"(.*\.)?({key})$", module)
+        except (re.error, OverflowError) as error:
+            raise InvalidArgument(f"{where}: {key!r:.80} is no pattern: {error}") from error
+        if matched:
+            found = value
+            break
+    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) <= _HIGHEST:
+        raise InvalidArgument(f"{where}: a number is needed, not {found!r:.80}")
+    return found

@@ -22,23 +22,25 @@ import torch
 from . import alteration
 from .alteration import Alteration
 from .errors import InvalidArgument, MissingPackage, OutOfMemory, Unsupported
-from .lora import LoRA, require_fit
+from .lora import LoRA, require_bare, require_fit
 from .model import LocalModel
 
 _HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
           "_forward_pre_hooks_with_kwargs")  # fmt: skip
+_MIXED = "adapters: rows of a batch that have adapters of their own cannot be run with others besides"
 
 
 class Twin:
     """The modules of a network once more, over the same weights, with room for adapters. Not safe for several threads.
 
     `network` is the twin. Hooks on the modules of the original act on the twin's too. Raises Unsupported for a network that is spread
-    over devices by hooks of accelerate's, MissingPackage without PEFT.
+    over devices by hooks of accelerate's, or that carries adapters of its own; MissingPackage without PEFT.
     """
 
     def __init__(self, network: Any) -> None:
         if any(hasattr(m, "_hf_hook") for m in network.modules()):
             raise Unsupported(f"{network.config.model_type}: it is spread over devices, and adapters need it on one")
+        require_bare(network)
         shared: dict[int, Any] = {id(p): torch.nn.Parameter(p.detach(), False) for p in network.parameters()}
         shared |= {id(b): b for b in network.buffers()}
         shared |= {id(c): c for c in (network.config, network.config.get_text_config())}
@@ -48,6 +50,12 @@ class Twin:
         self._tuner: Any = None
         self._layers: dict[str, Any] = {}
         self._active: list[str] = []  # one list for all layers: a switch is one assignment, not a walk over the modules
+        self._mixed: list[str] = []  # what rows are run with
+
+    @property
+    def running(self) -> frozenset[str]:
+        """The adapters that it is run with now."""
+        return frozenset((*self._active, *self._mixed))
 
     def put(self, name: str, lora: LoRA) -> None:
         """Let an adapter's weights, copied to the network's device, be known under a name, which must be new."""
@@ -88,7 +96,10 @@ class Twin:
 
     @contextmanager
     def active(self, names: Sequence[str]) -> Iterator[Any]:
-        """Run the twin with these adapters on top of those that are active, till the end of the block."""
+        """Run the twin with these adapters on top of those that are active, till the end of the block. Raises InvalidArgument within
+        `mixed`: PEFT leaves out one of the two."""
+        if self._mixed:
+            raise InvalidArgument(_MIXED)
         before = list(self._active)
         self._active.extend(names)
         try:
@@ -98,10 +109,25 @@ class Twin:
 
     @contextmanager
     def mixed(self, names: Sequence[str | None]) -> Iterator[Any]:
-        """Run each row of a batch with an adapter of its own, or with none, till the end of the block."""
-        # PEFT's way in for this is PeftModel.forward, which asks transformers for what that has deprecated
-        with self._tuner._enable_peft_forward_hooks(adapter_names=[n or "__base__" for n in names]):
+        """Run each row of a batch with an adapter of its own, or with none, till the end of the block. Raises InvalidArgument within
+        another such block, or within `active`."""
+        if self.running:
+            raise InvalidArgument(_MIXED)
+        # PEFT's way in for this is PeftModel.forward, which asks transformers for what that has deprecated; and what is under it leaves
+        # its hooks behind where a pass fails
+        rows = [n or "__base__" for n in names]
+
+        def named(module: Any, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            return args, {**inputs, "adapter_names": rows}
+
+        hooks = [layer.register_forward_pre_hook(named, with_kwargs=True) for layer in self._layers.values()]
+        self._mixed = [n for n in names if n]
+        try:
             yield self.network
+        finally:
+            self._mixed = []
+            for hook in hooks:
+                hook.remove()
 
     def _settle(self) -> None:
         for layer in self._layers.values():
@@ -155,11 +181,16 @@ class Adapters:
         return Alteration(self._model, f"lora each:{names}", "all", partial(self._run_each_with, tuple(loras)))
 
     def used(self, lora: LoRA) -> AbstractContextManager[None]:
-        """What this thread (or task) begins in the block is run with the adapter. Blocks may be nested: adapters add up."""
+        """What this thread (or task) begins in the block is run with the adapter. Blocks may be nested: adapters add up.
+
+        A pass raises OutOfMemory where those of all blocks are larger than the budget, InvalidArgument within `used_each` or a block of
+        other `Adapters`.
+        """
         return alteration.altered(self.change(lora))
 
     def used_each(self, loras: Sequence[LoRA | None]) -> AbstractContextManager[None]:
-        """The same for the rows of a batch, in their order."""
+        """The same for the rows of a batch, in their order. A pass raises InvalidArgument for other than so many rows, and, with an adapter
+        for any of them, where there are other blocks around."""
         return alteration.altered(self.changes(loras))
 
     def drop(self, digests: Iterable[str]) -> int:
@@ -182,15 +213,27 @@ class Adapters:
             self._twin = Twin(self._model.network)
         return self._twin
 
+    def _require_alone(self, network: Any) -> None:
+        """Other `Adapters` of the model have a twin of their own, and a pass is of one twin."""
+        runs = getattr(network.__dict__.get("forward"), "__self__", None)
+        mine = self._twin.network if self._twin is not None else None
+        if isinstance(runs, torch.nn.Module) and runs is not network and runs is not mine:
+            raise InvalidArgument("adapters: those of two `Adapters` of one model cannot be used in one pass")
+
     def _resident(self, loras: Iterable[LoRA]) -> Twin:
-        """The twin with these adapters in it. Called during a pass: nobody else runs it."""
+        """The twin with these adapters in it, and all that it is run with. Called during a pass: nobody else runs it."""
         wanted = {lora.digest: lora for lora in loras}
         with self._lock:
             twin = self._there()
+            stay = {d: self._held[d] for d in twin.running} | {d: lora.bytes for d, lora in wanted.items()}
+            if sum(stay.values()) > self._most:
+                raise OutOfMemory(
+                    f"adapters: {len(stay)} are used at once, whose {sum(stay.values()):,} bytes are more than the budget of {self._most:,}"
+                )
             for digest, lora in wanted.items():
                 if digest not in self._held:
-                    while self._held and sum(self._held.values()) + lora.bytes > self._most:
-                        oldest = next(d for d in self._held if d not in wanted)
+                    while sum(self._held.values()) + lora.bytes > self._most:
+                        oldest = next(d for d in self._held if d not in stay)
                         del self._held[oldest]
                         twin.drop(oldest)
                     twin.put(digest, lora)
@@ -200,18 +243,37 @@ class Adapters:
 
     @contextmanager
     def _run_with(self, loras: tuple[LoRA, ...], network: Any) -> Iterator[None]:
+        self._require_alone(network)
         twin = self._resident(loras)
         with twin.active([lora.digest for lora in loras]), _run_instead(network, twin.network.forward):
             yield
 
     @contextmanager
     def _run_each_with(self, loras: tuple[LoRA | None, ...], network: Any) -> Iterator[None]:
-        if not any(loras):
-            yield
-            return
-        twin = self._resident(lora for lora in loras if lora)
-        with twin.mixed([p.digest if p else None for p in loras]), _run_instead(network, twin.network.forward):
-            yield
+        with _rows_counted(network, len(loras)):
+            if not any(loras):
+                yield
+                return
+            self._require_alone(network)
+            twin = self._resident(lora for lora in loras if lora)
+            with twin.mixed([p.digest if p else None for p in loras]), _run_instead(network, twin.network.forward):
+                yield
+
+
+@contextmanager
+def _rows_counted(network: Any, count: int) -> Iterator[None]:
+    """Let calls of a network with another number of rows raise InvalidArgument."""
+
+    def counted(module: Any, args: tuple[Any, ...], inputs: dict[str, Any]) -> None:
+        given = [*args, *(inputs[k] for k in ("input_ids", "inputs_embeds") if inputs.get(k) is not None)]
+        if given and len(given[0]) != count:
+            raise InvalidArgument(f"adapters: {count} were given for a batch of {len(given[0])} rows")
+
+    hook = network.register_forward_pre_hook(counted, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextmanager

@@ -15,12 +15,13 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
 from .errors import Unsupported
-from .lora import LoRA, made
+from .lora import LoRA, made, require_bare
 from .model import LocalModel
 
 
@@ -43,7 +44,8 @@ class Shape:
 
 def shape(model: LocalModel) -> Shape:
     """Raises Unsupported for a network whose last feed-forward block is not made of units that are found, such as a mixture of experts,
-    or one of layers that are no `Linear`."""
+    or one of layers that are no `Linear`, and for one that PEFT has wrapped."""
+    require_bare(model.network)
     config = model.network.config.get_text_config()
     count, hidden = config.num_hidden_layers, config.hidden_size
     stacks = [
@@ -54,8 +56,10 @@ def shape(model: LocalModel) -> Shape:
     stack, layers = stacks[0]
     found = [n for n, m in layers[-1].named_children() if "att" not in n.lower() and _linears(m)]
     linears = _linears(layers[-1].get_submodule(found[0])) if len(found) == 1 else {}
-    reads = tuple(n for n, m in linears.items() if m.in_features == hidden)
-    writes = [n for n, m in linears.items() if n not in reads and m.out_features == hidden]
+    writes = [n for n, m in linears.items() if m.in_features != hidden == m.out_features]
+    if not writes and all(m.in_features == m.out_features == hidden for m in linears.values()):
+        writes = _last_run(model, linears)  # as many units as hidden numbers: their shapes do not tell them apart
+    reads = tuple(n for n, m in linears.items() if n not in writes and m.in_features == hidden)
     inner = {linears[n].out_features for n in reads} | {linears[n].in_features for n in writes}
     if not reads or len(writes) != 1 or len(inner) != 1 or len(linears) != len(reads) + 1:
         raise Unsupported(f"{model.name}: the last of its layers has no feed-forward block of units")
@@ -110,7 +114,9 @@ class Block:
             memo[id(linear)] = (
                 _linear(weight[at], linear.bias, at) if name in self.shape.reads else _linear(weight[:, at])
             )
-        return Part(copy.deepcopy(self._block, memo), [*self.shape.reads, self.shape.writes], units)
+        with self._model.exclusive():  # nobody's hooks are copied
+            block = copy.deepcopy(self._block, memo)
+        return Part(block, [*self.shape.reads, self.shape.writes], units)
 
     def lora(self, part: Part) -> LoRA:
         """What training changed, as an adapter: with so many units as the hidden size or fewer, of their number as its rank."""
@@ -187,7 +193,7 @@ class Block:
             finally:
                 for hook in hooks:
                     hook.remove()
-        return [_still(module) for module in order[order.index(self._layer) + 1 :]]
+            return [_still(module) for module in order[order.index(self._layer) + 1 :]]
 
     def _some(self) -> torch.Tensor:
         return torch.tensor([self._model.encode("What is known of units?").ids], device=self._model.device)
@@ -199,7 +205,7 @@ class Block:
         read, given, _ = self._passed(inputs)
         _, _, wanted = self._passed(inputs, 0.5)
         found = self.logits(given[:, -1] + 0.5)
-        with torch.no_grad():
+        with self._model.exclusive(), torch.no_grad():
             half = self.shape.size // 2
             parts = [self.part(range(half)), self.part(range(half, self.shape.size))]
             summed = sum(p.now(read.float()) for p in parts)
@@ -248,12 +254,30 @@ def _still(module: Any) -> Any:
     return copy.deepcopy(module, shared | {id(b): b for b in module.buffers()})
 
 
+def _last_run(model: LocalModel, linears: Mapping[str, Any]) -> list[str]:
+    """The one of some layers that a pass runs last."""
+    order: list[str] = []
+
+    def ran(name: str, module: Any, args: Any, out: Any) -> None:
+        order.append(name)
+
+    with model.exclusive() as network, torch.no_grad():
+        hooks = [m.register_forward_hook(partial(ran, n)) for n, m in linears.items()]
+        try:
+            network(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return order[-1:]
+
+
 def _linears(module: Any) -> dict[str, Any]:
     return {n: m for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
 
 
 def _linear(weight: torch.Tensor, bias: torch.Tensor | None = None, at: torch.Tensor | None = None) -> torch.nn.Linear:
-    made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device=weight.device)
+    # without weights at first: none are drawn, and nobody's chance is disturbed
+    made = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
     made.weight = torch.nn.Parameter(weight.clone())
     if bias is not None and at is not None:
         made.bias = torch.nn.Parameter(bias.detach().float()[at])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from pathlib import Path
@@ -16,6 +17,7 @@ from memos_core.errors import Damaged
 from memos_core.fusion import cat, roughly
 from memos_core.lora import LoRA, adopted, linears, made, packed, unpacked
 from memos_core.parametric import Adapters, Twin
+from memos_core.units import shape
 from tests.networks import random_model
 
 TEXT = "The colour of house 3 is"
@@ -42,8 +44,6 @@ def logits(model: LocalModel, text: str = TEXT) -> torch.Tensor:
 
 def merged(model: LocalModel, *loras: LoRA) -> torch.Tensor:
     """The logits of a network whose weights have the adapters added."""
-    import copy
-
     network = copy.deepcopy(model.network)
     with torch.no_grad():
         for lora in loras:
@@ -121,6 +121,41 @@ def test_each_row_of_a_batch_has_its_own(model: LocalModel) -> None:
         assert model.generate_batch([asked] * 2, max_tokens=6)[0].ids == alone[1]
 
 
+def two_rows(model: LocalModel) -> torch.Tensor:
+    return model.forward(torch.tensor([list(model.encode(TEXT).ids)] * 2), model.cache())
+
+
+@pytest.mark.parametrize("order", ["within", "around", "twice"])
+def test_adapters_of_rows_and_of_all_rows_are_not_mixed_in_silence(model: LocalModel, order: str) -> None:
+    lora, other = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model)
+    whole, rows = adapters.used(lora), adapters.used_each([other, None])
+    outer, inner = {"within": (whole, rows), "around": (rows, whole), "twice": (rows, adapters.used_each([None, lora]))}[order]  # fmt: skip
+    with outer, inner, pytest.raises(InvalidArgument, match="rows of a batch"):
+        two_rows(model)
+    with adapters.used(lora), adapters.used_each([None, None]):  # which add nothing
+        assert torch.allclose(two_rows(model), merged(model, lora), atol=1e-4)
+    with adapters.used_each([lora, None]):
+        assert torch.allclose(two_rows(model)[:1], merged(model, lora), atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_a_batch_of_other_than_so_many_rows_is_refused(model: LocalModel, seed: int | None) -> None:
+    lora = None if seed is None else some_lora(model, seed)
+    with (
+        Adapters(model).used_each([lora, None, None]),
+        pytest.raises(InvalidArgument, match="3 were given for a batch of 2"),
+    ):
+        two_rows(model)
+    assert not model.network._forward_pre_hooks
+
+
+def test_a_pass_is_of_one_set_of_adapters(model: LocalModel) -> None:
+    first, second = Adapters(model).used(some_lora(model, 1)), Adapters(model).used(some_lora(model, 2))
+    with first, second, pytest.raises(InvalidArgument, match="two `Adapters`"):
+        logits(model)
+
+
 def test_keys_and_values_are_never_shared_between_adapters(model: LocalModel) -> None:
     adapters, asked = Adapters(model), model.encode("Nobody else's words. " * 8)
     uses = []
@@ -173,6 +208,17 @@ def test_those_resident_stay_within_their_bytes_and_come_back(model: LocalModel)
         Adapters(model, loras[0].bytes - 1).change(loras[0])
 
 
+def test_what_is_in_use_is_not_let_go(model: LocalModel) -> None:
+    first, second = some_lora(model, 1), some_lora(model, 2)
+    adapters = Adapters(model, first.bytes)
+    with adapters.used(first), adapters.used(second), pytest.raises(OutOfMemory, match="2 are used at once"):
+        logits(model)
+    assert list(adapters.held) == [first.digest]
+    for lora in (second, first):
+        with adapters.used(lora):
+            assert torch.allclose(logits(model), merged(model, lora), atol=1e-4)
+
+
 def test_modules_that_only_some_adapters_change(model: LocalModel) -> None:
     first, second = some_lora(model, 1, ends=("q_proj", "v_proj")), some_lora(model, 2, rank=2, ends=("down_proj",))
     adapters = Adapters(model)
@@ -201,6 +247,18 @@ def test_a_network_spread_over_devices_is_refused() -> None:
             Twin(model.network)
     finally:
         del module._hf_hook
+
+
+def test_a_network_that_peft_has_wrapped_is_refused(model: LocalModel) -> None:
+    import peft
+
+    network = copy.deepcopy(model.network)
+    peft.LoraModel(network, peft.LoraConfig(r=4, target_modules=["q_proj"]), "default")
+    wrapped = LocalModel.of(network, model.tokenizer, name="wrapped")
+    lora = made(wrapped.fingerprint, {m: some_lora(model, 1).pair(m) for m in some_lora(model, 1).targets})
+    for refused in (lambda: Adapters(wrapped).change(lora), lambda: Twin(wrapped.network), lambda: shape(wrapped)):
+        with pytest.raises(Unsupported, match="merge"):
+            refused()
 
 
 # --- bytes -------------------------------------------------------------------------------------------------------------------
@@ -249,29 +307,33 @@ def saved(folder: Path, lora: LoRA, **config: Any) -> Path:
     return folder
 
 
-def test_what_peft_saved_is_adopted_with_its_scaling(model: LocalModel, tmp_path: Path) -> None:
-    import copy
-
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 32}},
+        {"alpha_pattern": {r"layers\.1\..*q_proj": 64, ".*down_proj": 32}},
+        {"alpha_pattern": {"^model.layers.1.self_attn.q_proj": 64, "q_proj": 1}},
+        {"alpha_pattern": {r".*\.(q|down)_proj": 48, "q_proj": 1}},
+        {"rank_pattern": {r"layers\.1\..*q_proj": 2}, "alpha_pattern": {"down_proj": 20}},
+    ],
+)
+def test_what_peft_saved_is_adopted_with_its_scaling(model: LocalModel, tmp_path: Path, config: dict[str, Any]) -> None:
     import peft
 
     torch.manual_seed(0)
-    config = peft.LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    theirs = peft.LoraModel(copy.deepcopy(model.network), config, "default").eval()
+    how = peft.LoraConfig(r=4, lora_alpha=12, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **config)
+    theirs = peft.LoraModel(copy.deepcopy(model.network), how, "default").eval()
     with torch.no_grad():
         wanted = theirs(input_ids=torch.tensor([model.encode(TEXT).ids])).logits[:, -1]
-    tensors = {
-        f"base_model.{n}".replace(".default", ""): p.detach().clone()
-        for n, p in theirs.named_parameters()
-        if "lora_" in n
-    }
-    (tmp_path / "theirs").mkdir()
-    save_file(tensors, tmp_path / "theirs" / "adapter_model.safetensors")
-    (tmp_path / "theirs" / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none"})
-    )
-    lora, _ = adopted(tmp_path / "theirs", model)
+    named = theirs.named_parameters()
+    tensors = {f"base_model.{n}".replace(".default", ""): p.detach().clone() for n, p in named if "lora_" in n}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    how.save_pretrained(tmp_path)
+    lora, _ = adopted(tmp_path, model)
     with Adapters(model).used(lora):
-        assert torch.allclose(logits(model), wanted, atol=1e-4)
+        assert torch.allclose(logits(model), wanted, atol=1e-3)
 
 
 def test_the_name_of_its_model_is_told(model: LocalModel, tmp_path: Path) -> None:
@@ -284,13 +346,93 @@ def test_the_name_of_its_model_is_told(model: LocalModel, tmp_path: Path) -> Non
         ({"peft_type": "IA3"}, "IA3"),
         ({"use_dora": True}, "use_dora"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"bias": "all"}, "biases"),
+        ({"bias": "all"}, "bias"),
         ({"r": 8}, "rank 4"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights.*pissa"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"init_lora_weights": ["gaussian"]}, "init_lora_weights"),
+        ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens"),
+        ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
+        ({"use_bdlora": {"nblocks": 2}}, "use_bdlora"),
+        ({"kasa_config": {"beta": 1e-4}}, "kasa_config"),
+        ({"a_field_of_tomorrow": 1}, "a_field_of_tomorrow"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused(model: LocalModel, tmp_path: Path, config: dict[str, Any], why: str) -> None:
     with pytest.raises(InvalidArgument, match=why):
         adopted(saved(tmp_path / "a", some_lora(model, 1), **config), model)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"init_lora_weights": "gaussian", "lora_dropout": 0.1, "task_type": "CAUSAL_LM", "target_modules": ["q_proj"]},
+        {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}, "peft_version": "0.21.2", "a_field_of_tomorrow": None},
+    ],
+)
+def test_what_says_nothing_of_a_pass_is_let_be(model: LocalModel, tmp_path: Path, config: dict[str, Any]) -> None:
+    lora = some_lora(model, 1)
+    assert adopted(saved(tmp_path / "a", lora, **config), model)[0].digest == lora.digest
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        *(({"r": r}, "r of model|rank 4") for r in (None, "4", True, -4, 0, 1e300, [4])),
+        *(({"lora_alpha": alpha}, "lora_alpha") for alpha in (None, "much", True, float("nan"), float("inf"), 10**400)),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
+        ({"rank_pattern": "q_proj"}, "rank_pattern"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha"),
+        ({"alpha_pattern": {"(": 1}}, "no pattern"),
+        ({"alpha_pattern": {"a{99999999999}": 1}}, "no pattern"),
+        ({"alpha_pattern": {"([a-z_.0-9]+)+X": 1}}, "too intricate"),
+        ({"use_rslora": "no"}, "use_rslora"),
+        ({"base_model_name_or_path": ["a"]}, "base_model_name_or_path"),
+        ({"base_model_name_or_path": "\ud800"}, "base_model_name_or_path"),
+        ({"peft_type": ["LORA"]}, "not known"),
+        ({"auto_mapping": "x" * (1 << 20)}, "bytes"),
+    ],
+)
+def test_values_that_are_none_are_named(model: LocalModel, tmp_path: Path, config: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidArgument, match=f"(?s)adapter_(config.json|model.safetensors): .*({why})"):
+        adopted(saved(tmp_path / "a", some_lora(model, 1), **config), model)
+
+
+@pytest.mark.parametrize("body", [b"[1]", b"\xff\xfe{}", b"[" * 100_000, b""])
+def test_a_configuration_that_is_no_object_is_damage(model: LocalModel, tmp_path: Path, body: bytes) -> None:
+    folder = saved(tmp_path / "a", some_lora(model, 1))
+    (folder / "adapter_config.json").write_bytes(body)
+    with pytest.raises(Damaged, match="adapter_config"):
+        adopted(folder, model)
+
+
+ODD = {
+    "no shape": (torch.tensor(1.0), torch.zeros(64, 4)),
+    "rank 0": (torch.zeros(0, 64), torch.zeros(64, 0)),
+    "no B": (torch.zeros(4, 64), None),
+    "no A": (None, torch.zeros(64, 4)),
+    **{str(t): (torch.ones(4, 64, dtype=t), torch.ones(64, 4, dtype=t)) for t in (torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_tensors_that_are_no_lora_are_named(model: LocalModel, tmp_path: Path, odd: str) -> None:
+    folder, name = saved(tmp_path / "a", some_lora(model, 1)), "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    pair = {f"{name}{k}.weight": t for k, t in zip("AB", ODD[odd], strict=True) if t is not None}
+    save_file(pair, folder / "adapter_model.safetensors")
+    with pytest.raises(InvalidArgument, match=r"adapter_model.safetensors: .*(q_proj|modules)"):
+        adopted(folder, model)
+    with pytest.raises(Damaged, match=r"here: .*(q_proj|modules)"):
+        unpacked(model.fingerprint, (folder / "adapter_model.safetensors").read_bytes(), "here")
+
+
+def test_a_file_larger_than_any_adapter_is_not_read(model: LocalModel, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "a", some_lora(model, 1))
+    with (folder / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(InvalidArgument, match="bytes"):
+        adopted(folder, model)
 
 
 def test_pickled_weights_are_not_read(model: LocalModel, tmp_path: Path) -> None:

@@ -125,5 +125,8 @@ def test_what_is_watched_is_judged_as_the_whole_network_judges_it(found: Practic
 
 def test_what_is_measured_on_a_gpu_runs(model: LocalModel) -> None:
     row = measured(model, steps=2)
+    assert (
+        f"seconds a step of {8 * (64 + 96 + 12 + 6 + 64)} places" in row
+    )  # of each kind, those between questions, too
     assert row["adapter bytes of 80 units"] == 3 * 80 * (128 + 384) * 4
     assert min(v for k, v in row.items() if "GiB" not in k) > 0

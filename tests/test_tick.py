@@ -21,10 +21,12 @@ from memos_core import (
     MemOS,
     Policy,
     Rates,
+    Recipe,
     SchedulePolicy,
     State,
     StoreUnavailable,
 )
+from memos_core.distil import adapter_bytes
 from tests.conftest import Clock
 from tests.networks import random_model
 
@@ -325,6 +327,7 @@ def test_a_move_that_fails_is_told_of_and_does_not_stop_the_others(
     assert found["build"].outcome == "done"
     assert found["distil"].outcome == "failed"
     assert "service is down" in found["distil"].detail
+    assert found["distil"].move.bytes == adapter_bytes(random_model(), Recipe(), 12)  # of what all twelve tell
     [event] = [e for e in memory.log(verb="schedule") if e.outcome == "failed"]
     assert "OSError: the phrasing's service is down" in event.detail
     assert "even after" in event.detail  # the arithmetic

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from transformers import (
     GPT2LMHeadModel,
     GPTNeoXConfig,
     GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     PhiConfig,
@@ -116,6 +119,24 @@ def test_units_that_no_other_adapter_changes_come_first(block: Block) -> None:
     assert block.chosen(size + 1, [], "a") == list(range(size))
 
 
+def test_nobodys_chance_is_disturbed(model: LocalModel) -> None:
+    before = torch.get_rng_state()
+    Block(model).part(range(10))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_another_thread_hooks_on_for_a_while_is_not_in_a_part(model: LocalModel, block: Block) -> None:
+    found: list[Part] = []
+    other = threading.Thread(target=lambda: found.append(block.part(range(4))))
+    with model.exclusive() as network:
+        hook = network.get_submodule(block.shape.name).register_forward_hook(lambda module, args, out: out + 1)
+        other.start()
+        other.join(0.2)  # it waits for the model
+        hook.remove()
+    other.join()
+    assert not any(part._forward_hooks for part in (found[0].now, found[0].before))
+
+
 def test_nothing_is_left_on_the_network(model: LocalModel) -> None:
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
@@ -151,9 +172,11 @@ def test_networks_without_such_units_are_named(network: torch.nn.Module, named: 
     [
         GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, intermediate_size=48)),
         PhiForCausalLM(PhiConfig(**SMALL, intermediate_size=48)),
+        PhiForCausalLM(PhiConfig(**SMALL, intermediate_size=32)),
+        LlamaForCausalLM(LlamaConfig(**SMALL, intermediate_size=32)),
     ],
 )
-def test_a_block_without_a_gate_and_with_biases_is_one_of_units(network: torch.nn.Module) -> None:
+def test_a_block_without_a_gate_with_biases_or_as_wide_as_the_network_is_one_of_units(network: torch.nn.Module) -> None:
     one = LocalModel.of(network.eval(), byte_tokenizer(), name="other")
     block = Block(one)
     part = trained(block, range(8))
