@@ -18,10 +18,20 @@ from typing import TYPE_CHECKING
 from . import brief, filters, governance, lifecycle
 from .blobs import Blobs
 from .derived import Derived, named
-from .errors import Conflict, Damaged, Ineffective, InvalidArgument, MemOSError, ModelMismatch, NotFound, Unsupported
+from .errors import (
+    Conflict,
+    ContextTooLong,
+    Damaged,
+    Ineffective,
+    InvalidArgument,
+    MemOSError,
+    ModelMismatch,
+    NotFound,
+    Unsupported,
+)
 from .files import Files
 from .placement import stable_id
-from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
+from .rebuilds import Rebuild, Rebuilds, UnderWay
 from .types import Access, Adapter, Kind, KVCache, Link, MemCube, Namespace, Origin, Policy, SourceKind, State, Text
 from .vault import Vault
 from .writing import Writer
@@ -29,7 +39,6 @@ from .writing import Writer
 if TYPE_CHECKING:
     from .alteration import Alteration
     from .curriculum import Held
-    from .distil import Progress
     from .distillation import Distillation
     from .gate import Scores
     from .learned import Learned
@@ -73,7 +82,7 @@ class AdapterTier:
         self._derived = derived
         self._policy = policy
         self._clock = clock
-        self._under_way = UnderWay(files)
+        self.under_way = UnderWay(files)
         self.rebuilds = Rebuilds(files)
         self._resident: dict[int, Adapters] = {}
         self._read: OrderedDict[str, Learned] = OrderedDict()  # by blob
@@ -103,7 +112,7 @@ class AdapterTier:
         Raises:
             InvalidArgument: a memory without text; memories of namespaces, or with readers, that have nothing in common; a rank or targets
                 that do not fit. Ineffective: nothing can be learned from them. OutOfMemory: no room on the device or the disk.
-            Conflict: a source changed while it was made.
+            Conflict: a source changed while it was made, or was deleted.
         """
         from .learned import Learned
 
@@ -115,16 +124,20 @@ class AdapterTier:
         if (known := self._derived.there(draft.id)) is not None:
             return known
         try:
-            with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
-                beside = self._beside(who, model)
-                lora, why, scores, questions = _keeping(how, checkpoint).run(
-                    model, sources, checkpoint.path, held, beside
-                )
+            with (
+                self._vault.writing()
+            ):  # a deletion came before, and is noticed here; or it comes after, and takes what is begun
+                checkpoint = self.under_way.begin(draft.id, [c.id for c in sources])
+                self._writer.readable([c.id for c in sources], who)
+            lora, why, scores, questions = how.run(model, sources, checkpoint, held, self._beside(who, model))
             made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions, _words(sources)))
-        except (Ineffective, InvalidArgument, Unsupported, Conflict, NotFound):
-            self._under_way.end(draft.id)
-            raise
-        self._under_way.end(draft.id)
+        except (Ineffective, InvalidArgument, Unsupported, ContextTooLong, Conflict, NotFound) as error:
+            self.under_way.end(draft.id)
+            known = self._derived.there(draft.id) if isinstance(error, Conflict) else None
+            if known is None:
+                raise
+            return known  # another process was quicker, and ended it
+        self.under_way.end(draft.id)
         return made
 
     def fused(
@@ -325,7 +338,7 @@ class AdapterTier:
     def _bereaved(self, ids: Collection[str], forms: Sequence[MemCube]) -> None:
         """Before memories are deleted, some of them in other forms: want the adapters that were made from them again, without them."""
         gone = set(ids)
-        self._under_way.abandon(gone)
+        self.under_way.abandon(gone)
         adapters = [c for c in forms if isinstance(c.payload, Adapter)]
         for cube in adapters:
             rest = tuple(link.id for link in cube.lineage if link.id not in gone)
@@ -377,16 +390,6 @@ class AdapterTier:
             state=State.ACTIVATED if learned.passed else State.GENERATED, attributes=told(learned),
         )  # fmt: skip
         return self._derived.keep(who, cube, sources, parts, told=verdict(learned))
-
-
-def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
-    """The same, whose checkpoint comes into the store as soon as it is written."""
-
-    def progress(step: Progress) -> None:
-        checkpoint.keep()
-        how.progress(step)
-
-    return replace(how, progress=progress)
 
 
 def _words(sources: Sequence[MemCube]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from . import brief
@@ -17,6 +16,7 @@ from .gate import Gate, Scores, verified
 from .lora import LoRA
 from .model import LocalModel
 from .phrasing import Asking, Lesson, Phrasing, checked
+from .rebuilds import Checkpoint
 from .recipe import Recipe
 from .types import MemCube
 
@@ -47,12 +47,13 @@ class Distillation:
         self,
         model: LocalModel,
         sources: Sequence[MemCube],
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         held: Held | None = None,
         beside: Sequence[LoRA] = (),
     ) -> tuple[LoRA, str, Scores, tuple[tuple[str, ...], ...]]:
         """An adapter that knows what memories say; why its training ended; what the gate measured; and the questions it was tested with.
 
+        checkpoint: see `distil`: a training that it has to its end is gone on with at the gate.
         held: the memories as a context whose keys and values are there, to be taught from. beside: adapters of the model that there are;
             other units than theirs are trained where there are enough, so that they can be fused.
         """

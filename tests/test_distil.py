@@ -18,10 +18,12 @@ from memos_core.distil import Distilled, Progress, distil
 from memos_core.distillation import Distillation
 from memos_core.elicit import elicited, probes_of, recollected
 from memos_core.exercises import asked, divergences, exercise, quoted, said
+from memos_core.files import LocalFiles
 from memos_core.gate import judged_again, verified
 from memos_core.lora import LoRA
 from memos_core.parametric import Adapters
 from memos_core.phrasing import Asking, checked, contradicted
+from memos_core.rebuilds import Checkpoint, UnderWay
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
@@ -225,6 +227,10 @@ class Stopped(Exception):
     pass
 
 
+def begun(folder: Path) -> Checkpoint:
+    return UnderWay(LocalFiles(folder, fsync=False)).begin("run", [])
+
+
 def stop_at(step: int) -> Any:
     def progress(now: Progress) -> None:
         if now.step == step:
@@ -237,29 +243,63 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     model: LocalModel, exercises: Curriculum, tmp_path: Path
 ) -> None:
     whole = distil(model, exercises, SHORT)
-    file = tmp_path / "run.safetensors"
+    checkpoint = begun(tmp_path)
     with pytest.raises(Stopped):
-        distil(model, exercises, SHORT, checkpoint=file, progress=stop_at(5))
-    assert file.exists()
+        distil(model, exercises, SHORT, checkpoint=checkpoint, progress=stop_at(5))
     steps: list[int] = []
-    again = distil(model, exercises, SHORT, checkpoint=file, progress=lambda now: steps.append(now.step))
+    again = distil(model, exercises, SHORT, checkpoint=checkpoint, progress=lambda now: steps.append(now.step))
     assert steps == [5, 6]
     assert again.lora.digest == whole.lora.digest
-    assert not file.exists()
+    once_more = distil(model, exercises, SHORT, checkpoint=checkpoint, progress=stop_at(6))  # it is there to its end
+    assert (once_more.lora.digest, once_more.progress.step) == (whole.lora.digest, 6)
+
+
+def test_a_run_whose_time_was_over_is_not_gone_on_with(
+    model: LocalModel, exercises: Curriculum, tmp_path: Path
+) -> None:
+    quick = replace(SHORT, seconds=1e-6)
+    first = distil(model, exercises, quick, checkpoint=begun(tmp_path))
+    again = distil(model, exercises, quick, checkpoint=begun(tmp_path), progress=stop_at(2))
+    assert again.lora.digest == first.lora.digest
+
+
+def test_a_resumed_run_trains_the_units_that_it_began_with(
+    model: LocalModel, exercises: Curriculum, learned: Distilled, tmp_path: Path
+) -> None:
+    """Another adapter, made meanwhile, would have had it choose others."""
+    some = replace(SHORT, rank=200)
+    with pytest.raises(Stopped):
+        distil(model, exercises, some, checkpoint=begun(tmp_path), progress=stop_at(4))
+    steps: list[int] = []
+    again = distil(
+        model, exercises, some, checkpoint=begun(tmp_path), beside=[learned.lora],
+        progress=lambda now: steps.append(now.step),
+    )  # fmt: skip
+    assert steps == [5, 6]
+    assert again.lora.digest == distil(model, exercises, some).lora.digest
 
 
 @pytest.mark.parametrize("harm", ["another run", "damaged"])
 def test_a_checkpoint_that_is_not_this_runs_is_begun_anew(
     model: LocalModel, exercises: Curriculum, tmp_path: Path, harm: str
 ) -> None:
-    file = tmp_path / "run.safetensors"
+    checkpoint, seed = begun(tmp_path), int(harm == "another run")
     with pytest.raises(Stopped):
-        distil(model, exercises, replace(SHORT, seed=int(harm == "another run")), checkpoint=file, progress=stop_at(2))
+        distil(model, exercises, replace(SHORT, seed=seed), checkpoint=checkpoint, progress=stop_at(2))
     if harm == "damaged":
-        file.write_bytes(file.read_bytes()[:100])
+        checkpoint.write((checkpoint.read() or b"")[:100])
     steps: list[int] = []
-    distil(model, exercises, replace(SHORT, steps=2), checkpoint=file, progress=lambda now: steps.append(now.step))
+    distil(
+        model, exercises, replace(SHORT, steps=2), checkpoint=checkpoint, progress=lambda now: steps.append(now.step)
+    )
     assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_gets_the_same_adapter(model: LocalModel, exercises: Curriculum, mode: Any) -> None:
+    with mode():
+        found = distil(model, exercises, replace(SHORT, steps=2))
+    assert found.lora.digest == distil(model, exercises, replace(SHORT, steps=2)).lora.digest
 
 
 def test_a_budget_of_time_ends_it_with_what_is_there(model: LocalModel, exercises: Curriculum) -> None:
