@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import brief
@@ -18,7 +18,7 @@ from .model import LocalModel
 from .phrasing import Asking, Lesson, Phrasing, checked
 from .rebuilds import Checkpoint
 from .recipe import Recipe
-from .types import MemCube
+from .types import MemCube, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,10 @@ class Distillation:
 def quoting(sources: Sequence[MemCube]) -> Quote:
     """Texts as they stand in a brief, each with the date and the speaker of its memory, made-up ones with those of the first."""
     lines = {cube.text: brief.line(cube) for cube in sources}
-    first, some = brief.line(sources[0]), sources[0].text
 
     def quote(texts: Sequence[str]) -> str:
-        head = first[: first.index(some.split("\n")[0])] if some.split("\n")[0] in first else "- "
-        return brief.HEADER + "".join(lines.get(text) or f"{head}{text}\n" for text in texts) + brief.FOOTER
+        told = (lines.get(text) or brief.line(replace(sources[0], payload=Text(text))) for text in texts)
+        return brief.HEADER + "".join(told) + brief.FOOTER
 
     return quote
 
