@@ -330,7 +330,12 @@ class AdapterTier:
                         continue
                 if sources:
                     made.append(self.distilled(wanted.owner, sources, model, how))
-            except (Ineffective, InvalidArgument) as error:
+            except (
+                Conflict,
+                NotFound,
+            ):  # a source changed or went while it was made: it is wanted as it is now, at the next tick
+                continue
+            except (Ineffective, InvalidArgument, Unsupported, ContextTooLong) as error:
                 self._writer.failed(wanted.owner, "rebuild", f"adapter {wanted.id}: {error}")
             self.rebuilds.done(wanted)
         return made
