@@ -37,8 +37,8 @@ from tests.networks import random_model
 from tests.test_parametric import saved, some_lora
 
 QUESTION = "Which colour does house 3 have?"
-OPEN = Gate(recall=0.0, unknown=0.0, lost=1.0, overruled=1.0, drift=1e9, contexts=2, others=4)
-SHUT = replace(OPEN, drift=-1.0)
+OPEN = Gate(recall=0.0, unknown=0.0, lost=1.0, overruled=1.0, drift=1e9, worst=1e9, contexts=2, others=4)
+SHUT = replace(OPEN, drift=0.0)
 
 
 def phrased(texts: Sequence[str]) -> Lesson:
