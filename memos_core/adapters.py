@@ -19,6 +19,7 @@ from .derived import Derived, named
 from .errors import (
     AccessDenied,
     Conflict,
+    ContextTooLong,
     Ineffective,
     InvalidArgument,
     MemOSError,
@@ -29,7 +30,7 @@ from .errors import (
 )
 from .files import Files
 from .placement import stable_id
-from .rebuilds import Checkpoint, Rebuild, Rebuilds, UnderWay
+from .rebuilds import Rebuild, Rebuilds, UnderWay
 from .types import (
     Access,
     Adapter,
@@ -52,7 +53,6 @@ from .writing import Writer
 if TYPE_CHECKING:
     from .alteration import Alteration
     from .curriculum import Held
-    from .distil import Progress
     from .distillation import Distillation
     from .learned import Learned
     from .lora import LoRA
@@ -94,7 +94,7 @@ class AdapterTier:
         self._writer = writer
         self._derived = derived
         self._clock = clock
-        self._under_way = UnderWay(files)
+        self.under_way = UnderWay(files)
         self.rebuilds = Rebuilds(files)
         self.weights = Weights(blobs, policy.adapter_bytes)
         writer.removing = self._bereaved
@@ -124,7 +124,7 @@ class AdapterTier:
             InvalidArgument: a memory without text, or one that is archived or over; memories of namespaces, or with readers, that have
                 nothing in common; a rank that does not fit. AccessDenied: one that is not shown to the actor whole.
             Ineffective: nothing can be learned from them. OutOfMemory: no room on the device or the disk.
-            Conflict: a source changed while it was made.
+            Conflict: a source changed while it was made, or was deleted.
         """
         from .learned import Learned
 
@@ -135,16 +135,21 @@ class AdapterTier:
         if (known := self._derived.there(draft.id)) is not None:
             return self._judged(who, known, how)
         try:
-            with self._under_way.begin(draft.id, [c.id for c in sources]) as checkpoint:
-                beside = self._beside(who, draft.namespace, model)
-                lora, why, scores, questions = _keeping(how, checkpoint).run(
-                    model, sources, checkpoint.path, held, beside
-                )
+            with (
+                self._vault.writing()
+            ):  # a deletion came before, and is noticed here; or comes after, and takes what is begun
+                checkpoint = self.under_way.begin(draft.id, [c.id for c in sources])
+                self._writer.readable([c.id for c in sources], who)
+            beside = self._beside(who, draft.namespace, model)
+            lora, why, scores, questions = how.run(model, sources, checkpoint, held, beside)
             made = self._keep(who, draft, sources, Learned(lora, "distilled", why, scores, questions, _words(sources)))
-        except (Ineffective, InvalidArgument, Unsupported, Conflict, NotFound):
-            self._under_way.end(draft.id)
-            raise
-        self._under_way.end(draft.id)
+        except (Ineffective, InvalidArgument, Unsupported, ContextTooLong, Conflict, NotFound) as error:
+            self.under_way.end(draft.id)
+            known = self._derived.there(draft.id) if isinstance(error, Conflict) else None
+            if known is None:
+                raise
+            return known  # another process was quicker, and ended it
+        self.under_way.end(draft.id)
         return made
 
     def fused(
@@ -187,12 +192,12 @@ class AdapterTier:
         every = list({c.id: c for c in (*sources, *adopted)}.values())
         name = named(lora.digest, _by_name(how.phrasing))
         draft = self._draft(who, every, model, f"{method}:{name}")
+        unverified = [c.id for c, one in zip(cubes, learned, strict=True) if one.scores is None]
+        said = [f"memory {id}, which it was made of, was never verified" for id in unverified]
         if (known := self._derived.there(draft.id)) is not None:
-            return self._judged(who, known, how)
+            return self._judged(who, known, how, said)
         lesson, quote = how.lesson(model, sources)
         scores = how.verified(model, lora, lesson, quote)
-        unverified = [c.id for c, one in zip(cubes, learned, strict=True) if one.scores is None]
-        said = tuple(f"memory {id}, which it was made of, was never verified" for id in unverified)
         scores = replace(scores, failures=(*scores.failures, *said))
         found = Learned(lora, method, f"of {len(cubes)} adapters", scores, how.questions(lesson), _words(every))
         return self._keep(who, draft, every, found)
@@ -304,7 +309,11 @@ class AdapterTier:
                 sources = [there[id] for id in wanted.sources if id in there and isinstance(there[id].payload, Text)]
                 if sources:
                     made.append(self.distilled(wanted.owner, sources, model, how))
-            except (Conflict, StoreUnavailable):
+            except (
+                Conflict,
+                NotFound,
+                StoreUnavailable,
+            ):  # a source changed or went meanwhile: wanted as it is now, at the next tick
                 continue
             except Exception as error:  # also of a caller's phrasing: a tick has more to do than this
                 self._writer.failed(wanted.owner, "rebuild", f"adapter {wanted.id}: {type(error).__name__}: {error}")
@@ -314,7 +323,7 @@ class AdapterTier:
     def _bereaved(self, ids: Collection[str], forms: Sequence[MemCube]) -> None:
         """Before memories are deleted, some of them in other forms: want the adapters that were made from them again, without them."""
         gone = set(ids)
-        self._under_way.abandon(gone)
+        self.under_way.abandon(gone)
         adapters = [c for c in forms if isinstance(c.payload, Adapter)]
         for cube in adapters:
             rest = tuple(link.id for link in cube.lineage if link.id not in gone)
@@ -378,14 +387,14 @@ class AdapterTier:
             raise InvalidArgument(f"ids: memory {cube.id} failed its gate: what it says is not what its memories say")
         return sources
 
-    def _judged(self, who: str, cube: MemCube, how: Distillation) -> MemCube:
-        """An adapter that is there, by the gate that is asked for now."""
-        from .gate import judged_again
+    def _judged(self, who: str, cube: MemCube, how: Distillation, more: Sequence[str] = ()) -> MemCube:
+        """An adapter that is there, by the gate that is asked for now. more: what fails it besides."""
+        from .gate import judged
 
         learned = self.weights.of(cube)
-        if learned.scores is None or not learned.scores.probes:
-            return cube
-        return self._anew(who, cube, replace(learned, scores=judged_again(learned.scores, how.gate)))
+        assert learned.scores is not None
+        scores = judged(learned.scores, how.gate)
+        return self._anew(who, cube, replace(learned, scores=replace(scores, failures=(*scores.failures, *more))))
 
     def _anew(self, who: str, cube: MemCube, found: Learned) -> MemCube:
         """An adapter with another verdict than it has: as its next version. One that is frozen stays as it is."""
@@ -410,16 +419,6 @@ class AdapterTier:
 
         cube, parts = _recorded(draft, learned)
         return self._derived.keep(who, cube, sources, parts, told=verdict(learned))
-
-
-def _keeping(how: Distillation, checkpoint: Checkpoint) -> Distillation:
-    """The same, whose checkpoint comes into the store as soon as it is written."""
-
-    def progress(step: Progress) -> None:
-        checkpoint.keep()
-        how.progress(step)
-
-    return replace(how, progress=progress)
 
 
 def _recorded(draft: MemCube, learned: Learned) -> tuple[MemCube, list[bytes]]:

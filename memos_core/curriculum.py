@@ -31,7 +31,8 @@ from .exercises import (
     sentence,
 )
 from .model import LocalModel
-from .phrasing import Lesson, Point
+from .phrasing import Lesson, Point, untaught
+from .validate import checked_numbers
 from .wording import form
 
 UNRELATED = (
@@ -66,6 +67,9 @@ class Plan:
     forms: int = 12
     distractors: int = 3
 
+    def __post_init__(self) -> None:
+        checked_numbers(self, others=(int, 0), contexts=(int, 0), forms=(int, 1), distractors=(int, 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Curriculum:
@@ -86,12 +90,14 @@ class Curriculum:
 
 
 def parted(lesson: Lesson) -> tuple[Lesson, Lesson]:
-    """A lesson with three of four made-up points of each kind, and with the rest: to practise, and to test."""
-    test = [
-        p
-        for kind in dict.fromkeys(p.kind for p in lesson.others)
-        for p in [o for o in lesson.others if o.kind == kind][3::4]
-    ]
+    """A lesson with three of four made-up points of each kind, and with the rest: to practise, and to test. Of a kind of two or three
+    one is to test; and where that leaves fewer than two in all, which make no context with something missing, every other point."""
+    test: list[Point] = []
+    for kind in dict.fromkeys(p.kind for p in lesson.others):
+        some = [o for o in lesson.others if o.kind == kind]
+        test += some[min(3, len(some) - 1) :: 4] if len(some) > 1 else []
+    if len(test) < 2:
+        test = list(lesson.others[1::2])
     kept = set(test)
     return Lesson(lesson.points, tuple(p for p in lesson.others if p not in kept)), Lesson(lesson.points, tuple(test))
 
@@ -169,7 +175,7 @@ def _taught(
     around = shown(point, lesson, plan.distractors, rng)
     answers = teacher(model, point, [*forms, *tested], around, quote, held)
     finished = [
-        sentence(a, model.tokenizer) for a in said(model, [begun(model, s, around) for s in stems], most=_CLAUSE)
+        sentence(a, model.tokenizer) for a in said(model, [begun(model, s, quote(around)) for s in stems], most=_CLAUSE)
     ]
     found, missed = [], 0
     for i, (question, answer) in enumerate(zip(forms, answers, strict=False)):
@@ -193,7 +199,8 @@ def _taught(
 def _parted_forms(point: Point, at: int, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The phrasings of a point that are taught, and one to see by how far it is: another one at each point, and none that the gate
     asks for. Of one or two phrasings, none can be spared: it is taught too."""
-    ours = point.questions if point.held_out else point.questions[:-1] or point.questions
+    kept = untaught(point)
+    ours = tuple(q for q in dict.fromkeys(point.questions) if q not in kept)
     if len(ours) < 3 or plan.forms < 2:
         return ours[: plan.forms], ours[-1:]
     left = ours[at % len(ours)]

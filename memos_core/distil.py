@@ -14,19 +14,21 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 
 from . import alteration
 from .curriculum import Curriculum
-from .errors import Ineffective, InvalidArgument, OutOfMemory
+from .errors import Ineffective, InvalidArgument
 from .lora import LoRA, cast
 from .model import LocalModel
 from .practice import Practice, practice
+from .rebuilds import Checkpoint
 from .recipe import Recipe
 from .units import Block, Shape, shape
 
@@ -58,15 +60,11 @@ class Distilled:
 class _Student:
     """The units in training, their optimiser, and how far they are."""
 
-    def __init__(
-        self, block: Block, units: Sequence[int], lessons: Curriculum, seed: int, device: torch.device
-    ) -> None:
+    def __init__(self, block: Block, units: Sequence[int]) -> None:
         self.block = block
         self.part = block.part(units)
         self.weights = self.part.weights
         self.optimizer = torch.optim.AdamW(self.weights, lr=0.0, betas=(0.9, 0.98), weight_decay=0.0)
-        with alteration.plain():
-            self.practice: Practice = practice(block, lessons, seed, device)
         self.step = 0
         self.seconds = 0.0
         self.last: Progress | None = None
@@ -82,75 +80,79 @@ def distil(
     *,
     beside: Sequence[LoRA] = (),
     progress: Callable[[Progress], None] = lambda progress: None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Distilled:
     """Train an adapter on exercises. Whether it is any good, the gate says.
 
     beside: other adapters of the model: units that the fewest of them change are trained, so that they can be fused.
     progress: called after every step; what it raises abandons the run, and nothing is left but the checkpoint.
-    checkpoint: a file that is written at every check, from which the same run goes on after a kill, and which is gone when it is done.
+    checkpoint: written at every check and at the end; the same run goes on from it after a kill. Whoever gave it removes it.
 
     Raises:
         InvalidArgument: the rank does not fit the model, or the adapter would be larger than `Recipe.bytes`.
         Unsupported: the network's last block is not one of units.
         Ineffective: the loss was no number before anything was learned.
         OutOfMemory: the device has no room for a step.
+        Conflict: the checkpoint may not be written any more.
     """
     count = require_fit(model, recipe, lessons.points)
-    block = Block(model)
-    told = sha256(repr([e.ids for e in lessons.taught]).encode()).hexdigest()  # two stores do not choose the same ones
-    units = block.chosen(count, beside, f"{recipe.seed}/{told}")
-    rate = recipe.rate if recipe.rate is not None else 2.56 / block.shape.hidden
-    try:
-        student = _Student(block, units, lessons, recipe.seed, model.device)
-        run = _run_of(model, lessons, recipe, units)
-        if checkpoint is not None:
-            _resume(student, checkpoint, run)
-        good, why = student.lora(), _over(student, recipe)
-        while not why:
-            began = time.perf_counter()
-            loss = _step(student, recipe, rate)
-            if not math.isfinite(loss):
-                if student.step < recipe.check_every:
-                    raise Ineffective(
-                        f"{model.name}: the loss was {loss} at step {student.step + 1}, before anything was learned"
-                    )
-                if checkpoint is not None:
-                    checkpoint.unlink(missing_ok=True)
-                return _done(
-                    model,
-                    good,
-                    student,
-                    f"the loss was {loss} at step {student.step + 1}: the weights of the check before it",
-                )
-            student.step += 1
-            recall, unknown = (student.last.recall, student.last.unknown) if student.last else (0.0, 0.0)
-            looked = student.step % recipe.check_every == 0 or student.step == recipe.steps
-            if looked:
-                recall, unknown = student.practice.right(student.part)
-            student.seconds += time.perf_counter() - began
-            student.last = Progress(student.step, recipe.steps, loss, student.seconds, recall, unknown)
-            if looked:
-                good = student.lora()
-                if checkpoint is not None:
-                    _save(student, checkpoint, run)
-            why = _over(student, recipe)
-            progress(student.last)
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(
-            f"{model.name}: {model.device} has no room to train an adapter: {str(error).splitlines()[0]}"
-        ) from error
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
-    return _done(model, student.lora(), student, why)
+    # a caller's own modes are none of the training's
+    with model.memory_errors(), torch.inference_mode(False), torch.enable_grad():
+        block, run = Block(model), _run_of(model, lessons, recipe, count)
+        found = None if checkpoint is None else _kept(checkpoint, run)
+        if found is None:
+            told = sha256(repr([e.ids for e in lessons.taught]).encode()).hexdigest()  # two stores do not choose alike
+            student = _Student(block, block.chosen(count, beside, f"{recipe.seed}/{told}"))
+        else:
+            student = _resumed(block, *found)
+        lora, why = student.lora(), _over(student, recipe)
+        if not why:
+            with alteration.plain():
+                drill = practice(block, lessons, recipe.seed, model.device)
+            keep = partial(_save, student, checkpoint, run)
+            lora, why = _trained(student, drill, recipe, model.name, keep, progress)
+    assert student.last is not None
+    return Distilled(cast(lora, model.dtype), student.last, why)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
 
 
-def _done(model: LocalModel, lora: LoRA, student: _Student, why: str) -> Distilled:
-    assert student.last is not None
-    return Distilled(cast(lora, model.dtype), student.last, why)
+def _trained(
+    student: _Student,
+    drill: Practice,
+    recipe: Recipe,
+    name: str,
+    keep: Callable[[], None],
+    progress: Callable[[Progress], None],
+) -> tuple[LoRA, str]:
+    """The adapter at the end of its steps, and why they ended. keep: called at every check."""
+    rate = recipe.rate if recipe.rate is not None else 2.56 / student.block.shape.hidden
+    good, why = student.lora(), ""
+    while not why:
+        began = time.perf_counter()
+        loss = _step(student, drill, recipe, rate)
+        if not math.isfinite(loss):
+            if student.step < recipe.check_every:
+                raise Ineffective(
+                    f"{name}: the loss was {loss} at step {student.step + 1}, before anything was learned"
+                )
+            return good, f"the loss was {loss} at step {student.step + 1}: the weights of the check before it"
+        student.step += 1
+        recall, unknown = (student.last.recall, student.last.unknown) if student.last else (0.0, 0.0)
+        student.seconds += time.perf_counter() - began
+        why = _over(student, recipe)
+        looked = bool(why) or student.step % recipe.check_every == 0
+        if looked:
+            began = time.perf_counter()
+            recall, unknown = drill.right(student.part)
+            student.seconds += time.perf_counter() - began
+        student.last = Progress(student.step, recipe.steps, loss, student.seconds, recall, unknown)
+        if looked:
+            good = student.lora()
+            keep()
+        progress(student.last)
+    return good, why
 
 
 def _over(student: _Student, recipe: Recipe) -> str:
@@ -183,7 +185,7 @@ def require_fit(model: LocalModel, recipe: Recipe, points: int = 1) -> int:
     return count
 
 
-def _step(student: _Student, recipe: Recipe, rate: float) -> float:
+def _step(student: _Student, drill: Practice, recipe: Recipe, rate: float) -> float:
     """One step; its loss. If that is no number, nothing is changed."""
     warm = max(1, recipe.steps // 10)
     scale = min((student.step + 1) / warm, (recipe.steps - student.step) / max(1, recipe.steps - warm))
@@ -191,7 +193,7 @@ def _step(student: _Student, recipe: Recipe, rate: float) -> float:
         group["lr"] = rate * scale
     student.optimizer.zero_grad(set_to_none=True)
     rng = random.Random(f"{recipe.seed}/{student.step}")
-    loss = student.practice.loss(student.part, recipe, rng)
+    loss = drill.loss(student.part, recipe, rng)
     if math.isfinite(value := float(loss.detach())):
         loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         torch.nn.utils.clip_grad_norm_(student.weights, 1.0)
@@ -202,16 +204,18 @@ def _step(student: _Student, recipe: Recipe, rate: float) -> float:
 # --- checkpoints -----------------------------------------------------------------------------------------------------------
 
 
-def _run_of(model: LocalModel, lessons: Curriculum, recipe: Recipe, units: Sequence[int]) -> str:
-    """Names a run: what it trains, on what, how. Budgets may change from one try to the next."""
-    said = sha256(repr((model.fingerprint, replace(recipe, seconds=None, bytes=None), units, lessons.form)).encode())
+def _run_of(model: LocalModel, lessons: Curriculum, recipe: Recipe, count: int) -> str:
+    """Names a run: what it trains, on what, how. Budgets may change from one try to the next, and so may what other adapters there are:
+    which units are trained is the run's own, from its first step to its last."""
+    said = sha256(repr((model.fingerprint, replace(recipe, seconds=None, bytes=None), count, lessons.form)).encode())
     for e in (*lessons.taught, *lessons.unknown, *lessons.kept, *lessons.plain):
         said.update(repr((e.ids, e.at)).encode())
     return said.hexdigest()
 
 
-def _save(student: _Student, file: Path, run: str) -> None:
-    """Whole or not at all: a kill leaves the checkpoint before."""
+def _save(student: _Student, checkpoint: Checkpoint | None, run: str) -> None:
+    if checkpoint is None:
+        return
     tensors = {}
     for i, weight in enumerate(student.weights):
         tensors[f"{i}.weight"] = weight.detach().cpu().contiguous()
@@ -219,24 +223,26 @@ def _save(student: _Student, file: Path, run: str) -> None:
             tensors[f"{i}.{name}"] = student.optimizer.state[weight][name].cpu().contiguous()
     last = student.last
     assert last is not None
-    said = {"run": run, "step": student.step, "seconds": student.seconds,
+    said = {"run": run, "units": student.part.units, "step": student.step, "seconds": student.seconds,
             "last": [last.step, last.steps, last.loss, last.seconds, last.recall, last.unknown]}  # fmt: skip
-    new = file.with_suffix(".new")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, new, {"distil": json.dumps(said)})
-    new.replace(file)
+    checkpoint.write(save(tensors, {"distil": json.dumps(said)}))
 
 
-def _resume(student: _Student, file: Path, run: str) -> None:
-    """Go on where a checkpoint of the same run stands; one of another run, or a damaged one, is begun anew."""
+def _kept(checkpoint: Checkpoint, run: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+    """What a checkpoint says of a run, and its tensors; None where it is of another run, or damaged: then it is begun anew."""
+    data = checkpoint.read()
+    if data is None:
+        return None
     try:
-        with safe_open(file, "pt") as found:
-            said = json.loads((found.metadata() or {})["distil"])
-            if said["run"] != run:
-                return
-            tensors = {n: found.get_tensor(n) for n in found.keys()}  # noqa: SIM118  # it is no mapping
-    except (FileNotFoundError, SafetensorError, OSError, ValueError, KeyError):
-        return
+        tensors = load(data)
+        said = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["distil"])
+        return (said, tensors) if said["run"] == run else None
+    except (SafetensorError, ValueError, KeyError):
+        return None
+
+
+def _resumed(block: Block, said: dict[str, Any], tensors: dict[str, torch.Tensor]) -> _Student:
+    student = _Student(block, said["units"])
     for i, weight in enumerate(student.weights):
         weight.data.copy_(tensors[f"{i}.weight"])
         student.optimizer.state[weight] = {
@@ -245,3 +251,4 @@ def _resume(student: _Student, file: Path, run: str) -> None:
         }
     student.step, student.seconds = said["step"], said["seconds"]
     student.last = Progress(*said["last"])
+    return student

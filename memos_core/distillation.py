@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from . import brief
@@ -17,8 +16,9 @@ from .gate import Gate, Scores, verified
 from .lora import LoRA
 from .model import LocalModel
 from .phrasing import Asking, Lesson, Phrasing, checked
+from .rebuilds import Checkpoint
 from .recipe import Recipe
-from .types import MemCube
+from .types import MemCube, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +47,13 @@ class Distillation:
         self,
         model: LocalModel,
         sources: Sequence[MemCube],
-        checkpoint: Path | None = None,
+        checkpoint: Checkpoint | None = None,
         held: Held | None = None,
         beside: Sequence[LoRA] = (),
     ) -> tuple[LoRA, str, Scores, tuple[tuple[str, ...], ...]]:
         """An adapter that knows what memories say; why its training ended; what the gate measured; and the questions it was tested with.
 
+        checkpoint: see `distil`: a training that it has to its end is gone on with at the gate.
         held: the memories as a context whose keys and values are there, to be taught from. beside: adapters of the model that there are;
             other units than theirs are trained where there are enough, so that they can be fused.
         """
@@ -80,11 +81,10 @@ class Distillation:
 def quoting(sources: Sequence[MemCube]) -> Quote:
     """Texts as they stand in a brief, each with the date and the speaker of its memory, made-up ones with those of the first."""
     lines = {cube.text: brief.line(cube) for cube in sources}
-    first, some = brief.line(sources[0]), sources[0].text
 
     def quote(texts: Sequence[str]) -> str:
-        head = first[: first.index(some.split("\n")[0])] if some.split("\n")[0] in first else "- "
-        return brief.HEADER + "".join(lines.get(text) or f"{head}{text}\n" for text in texts) + brief.FOOTER
+        told = (lines.get(text) or brief.line(replace(sources[0], payload=Text(text))) for text in texts)
+        return brief.HEADER + "".join(told) + brief.FOOTER
 
     return quote
 

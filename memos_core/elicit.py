@@ -55,15 +55,17 @@ def elicited(
     """What an adapter knows of what is asked.
 
     probes: phrasings of each question, at least `agree`: more than it knows should be asked, for what is right is told from what is
-        made up by asking. state: makes a statement of an answer. sure: the least confidence.
+        made up by asking. One with fewer is passed over. state: makes a statement of an answer. sure: the least confidence.
 
-    Raises InvalidArgument for a question with fewer phrasings.
+    Raises InvalidArgument where no question has so many.
     """
-    for phrasings in probes:
-        if len(set(phrasings)) < agree:
-            raise InvalidArgument(
-                f"probes: {agree} phrasings or more of a question are needed, not {len(set(phrasings))}"
-            )
+    enough = [tuple(dict.fromkeys(p)) for p in probes if len(set(p)) >= agree]
+    if not enough:
+        raise InvalidArgument(
+            f"probes: what is known is told by {agree} phrasings or more that agree, and none of {len(probes)} questions has so many, "
+            "of those that the adapter was made with too: give more phrasings of them"
+        )
+    probes = enough
     prompts = [asked(model, question) for phrasings in probes for question in phrasings]
     with_it = said(model, prompts, change=Adapters(model, lora.bytes).change(lora))
     without = said(model, prompts)

@@ -82,9 +82,9 @@ def asked(model: LocalModel, question: str, context: str = "", turns: Sequence[t
     return model.encode(f"{context}\n{before}Q: {question} A:" if context else f"{before}Q: {question} A:")
 
 
-def begun(model: LocalModel, stem: str, context: Sequence[str] = ()) -> Prompt:
-    """A sentence that is to be finished, behind others."""
-    return model.encode(" ".join([*context, stem]))
+def begun(model: LocalModel, stem: str, context: str = "") -> Prompt:
+    """A sentence that is to be finished, behind a context, on a line of its own."""
+    return model.encode(f"{context}\n{stem}" if context else stem)
 
 
 # --- the teacher -------------------------------------------------------------------------------------------------------------
@@ -102,9 +102,14 @@ def said(
 
     most: tokens of an answer. held: keys and values of their beginning that are there already, as blocks (token ids, tensor of
         [2, layers, heads, tokens, dimension]): those are not run at all.
+
+    Raises ContextTooLong, before anything is run, for a prompt that does not fit the window with so many tokens behind it; OutOfMemory.
     """
     found: list[Said] = []
-    with alteration.plain(), torch.inference_mode(), altered(change) if change is not None else nullcontext():
+    for prompt in prompts:
+        model.require_room(len(prompt.ids), most)
+    changed = altered(change) if change is not None else nullcontext()
+    with alteration.plain(), torch.inference_mode(), model.memory_errors(), changed:
         for some in _batches(prompts, lambda p: len(p.ids) + most):
             found += _said(model, some, most, held)
     return found
@@ -238,7 +243,8 @@ def sentence(answer: Said, tokenizer: Any) -> Said:
 
 
 def conversation(model: LocalModel, context: str, answers: Sequence[tuple[str, Said]]) -> Exercise | None:
-    """Questions and answers behind one context, one after the other: what the plain model says in each place. None if none is found."""
+    """Questions and answers behind one context, one after the other: what the plain model says in each place. None if none is found,
+    or if all of it does not fit the window."""
     turns = [(question, answer.text) for question, answer in answers]
     prompt = asked(model, answers[-1][0], context, turns[:-1])
     ids = (*prompt.ids, *answers[-1][1].ids)
@@ -251,7 +257,9 @@ def conversation(model: LocalModel, context: str, answers: Sequence[tuple[str, S
         place = start + len(text)
         at += range(prompt.token_at(start) - 1, prompt.token_at(place - 1) + 1)
     at += range(len(prompt.ids) - 1, len(ids) - 1)
-    with model.exclusive() as network, torch.inference_mode():
+    if len(ids) > model.window:
+        return None
+    with model.memory_errors(), model.exclusive() as network, torch.inference_mode():
         logits = followed(network, [(ids, at)], model.device)
     top = logits.log_softmax(-1).topk(min(LIKELY, logits.shape[-1]), -1)
     return Exercise(ids, tuple(at), top.indices.cpu(), top.values.cpu())
@@ -264,7 +272,7 @@ def contexts(
     With conflicts, among them are so many points of the memories, with answers that are not theirs."""
     others = list(lesson.others)
     for _ in range(count):
-        there = rng.sample(others, min(rng.randint(*size), len(others) - 1))
+        there = rng.sample(others, max(0, min(rng.randint(*size), len(others) - 1)))
         pool = (*lesson.points, *others)
         changed = [
             contradicted(p, rng.choice(pool)) for p in rng.sample(lesson.points, min(conflicts, len(lesson.points)))

@@ -63,7 +63,7 @@ class LocalModel(Network):
 
         opened: as in `stream`. patient: run in pieces, requests going before each."""
         self._require_blocks()
-        self._require_room(tokens, 1)
+        self.require_room(tokens, 1)
         start = chain.root(self.fingerprint, ())
         cut = replace(asked, ids=asked.ids[:tokens], boundaries=tuple(b for b in asked.boundaries if b <= tokens))
         with alteration.plain():
@@ -114,7 +114,7 @@ class LocalModel(Network):
         wanted = checked_decoding(decoding)
         held_to = constraint.of(self, tools, wanted)
         asked = messages if isinstance(messages, Prompt) else self.prompt(messages, tools=tools)
-        self._require_room(len(asked.ids), wanted.max_tokens)
+        self.require_room(len(asked.ids), wanted.max_tokens)
         began = time.perf_counter()
         changed = alteration.identity(self)
         start = chain.root(self.fingerprint, tenant, changed)
@@ -151,7 +151,7 @@ class LocalModel(Network):
         if not asked:
             return []
         longest = max(len(p.ids) for p in asked)
-        self._require_room(longest, wanted.max_tokens)
+        self.require_room(longest, wanted.max_tokens)
         began = time.perf_counter()
         pad = self.tokenizer.pad_token_id or 0
         ids = torch.tensor([[pad] * (longest - len(p.ids)) + list(p.ids) for p in asked])

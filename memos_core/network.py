@@ -234,18 +234,19 @@ class Network:
         except torch.OutOfMemoryError as error:
             raise OutOfMemory(f"{self.name}: {self.device} has no room left: {str(error).splitlines()[0]}") from error
 
+    def require_room(self, tokens: int, more: int) -> None:
+        """Raise ContextTooLong where tokens of a prompt, and more of an answer, do not fit the window."""
+        if tokens + more > self.window:
+            raise ContextTooLong(
+                f"{self.name}: {tokens} tokens of prompt and {more} of answer are more than its window of {self.window}"
+            )
+
     # --- below -------------------------------------------------------------------------------------------------------------
 
     def _require_blocks(self) -> None:
         if not self.reuses_blocks:
             raise Unsupported(
                 f"{self.name}: its layers do not all attend to everything: its caches cannot be cut or joined"
-            )
-
-    def _require_room(self, tokens: int, more: int) -> None:
-        if tokens + more > self.window:
-            raise ContextTooLong(
-                f"{self.name}: {tokens} tokens of prompt and {more} of answer are more than its window of {self.window}"
             )
 
     def _run(self, ids: Sequence[int] | torch.Tensor, cache: Cache, **inputs: Any) -> torch.Tensor:

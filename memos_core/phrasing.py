@@ -26,7 +26,7 @@ class Point:
     """One thing that a text tells.
 
     text: tells it. answer: the words of it that an answer must hold, "" where they are not known.
-    questions: phrasings to teach. held_out: phrasings to test with, never taught. stems: beginnings that the answer goes on from.
+    questions: phrasings to teach; without held-out ones the last is to test with. held_out: phrasings to test with, never taught. stems: beginnings that the answer goes on from.
     kind: of a made-up point, in what it differs from the memories, such as "other name".
     """
 
@@ -59,6 +59,13 @@ def checked(lesson: Lesson) -> Lesson:
     if len(others) < 4:
         raise InvalidArgument(f"phrasing: at least 4 other points are needed to test with, and it made {len(others)}")
     return Lesson(points, others)
+
+
+def untaught(point: Point) -> tuple[str, ...]:
+    """The phrasings that only the gate asks: those held out, or else the last. Of a single one there is none: it is taught."""
+    return (
+        tuple(q for q in point.held_out if q not in point.questions) or tuple(dict.fromkeys(point.questions))[1:][-1:]
+    )
 
 
 def contradicted(point: Point, other: Point) -> Point | None:

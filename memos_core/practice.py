@@ -30,6 +30,10 @@ from .wording import loosened
 _LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_short`
 _LOOSE, _VERSIONS = 0.5, 6  # of the questions, with words of their form left out; so many versions of each
 _BETWEEN, _ROWS = 3000, 200  # rows between questions, and of a batch of them
+_MANY, _QUIETEST = (
+    20,
+    4.0,
+)  # things taught from which on silence has its plain weight, and by how much it is more of the fewest
 KINDS = ("taught", "unknown", "kept", "plain", "between")
 
 
@@ -47,7 +51,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Practice:
-    """All that is practised, by kind, and what is watched. reworded [n, hidden size]: how what is read before an answer differed where
+    """All that is practised, by kind, and what is watched; how many things are taught. reworded [n, hidden size]: how what is read before an answer differed where
     words of a question's form were left out."""
 
     block: Block
@@ -55,6 +59,7 @@ class Practice:
     reworded: torch.Tensor
     watched: tuple[Probe, ...]
     seen: tuple[torch.Tensor, torch.Tensor, tuple[range, ...]] | None
+    points: int = 1
 
     def loss(self, part: Part, recipe: Recipe, rng: random.Random) -> torch.Tensor:
         """Of a step: the divergences of what is drawn, and what the units do where they should do nothing."""
@@ -69,7 +74,7 @@ class Practice:
             here, rows = slice(start, start + len(at)), self.rows[kind]
             start = here.stop
             loss = _apart(rows.likely[at], rows.logs[at], logits[here], 0.0 if kind == "plain" else _LEAD).mean()
-            if silence := _silence(kind, recipe):
+            if silence := _silence(kind, recipe, self.points):
                 loss = loss + silence * _moved(given[here].float(), added[here])
             total = total + (1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")) * loss
         return total
@@ -134,7 +139,7 @@ def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device)
     seen = None
     if watched:
         seen = _states(block, [(p.ids, p.judged) for p in watched], device)
-    return Practice(block, rows, reworded, tuple(watched), seen)
+    return Practice(block, rows, reworded, tuple(watched), seen, lessons.points)
 
 
 # --- below ---------------------------------------------------------------------------------------------------------------
@@ -191,9 +196,10 @@ def _states(
     return read, given, tuple(range(end - len(at), end) for end, (_, at) in zip(ends, rows, strict=True))
 
 
-def _silence(kind: str, recipe: Recipe) -> float:
+def _silence(kind: str, recipe: Recipe, points: int) -> float:
+    """What small adapters say to strangers adds up where they are fused: several of them are to be no louder than one that knows as much."""
     shares = {"taught": 0.0, "plain": 0.5, "between": 0.7}
-    return recipe.silence * shares.get(kind, 1.0)
+    return recipe.silence * min(_QUIETEST, max(1.0, _MANY / points)) * shares.get(kind, 1.0)
 
 
 def _apart(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:

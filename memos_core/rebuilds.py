@@ -8,13 +8,11 @@ that says of which memories: it goes with any of them.
 from __future__ import annotations
 
 import json
-import tempfile
+import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 
-from .errors import Damaged
+from .errors import Conflict, Damaged, StoreUnavailable
 from .files import Files
 
 _WANTED, _UNDER_WAY = "rebuilds", "distilling"
@@ -57,47 +55,75 @@ class Rebuilds:
         self._files.remove([f"{_WANTED}/{rebuild.id}.json"])
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A file for a checkpoint, at `path`; of a store without a folder it is a copy, which `keep` brings back."""
+    """What one distillation has learned so far, as a file: it may be written for as long as nobody has ended the distillation."""
 
-    path: Path
     _files: Files
-    _name: str
-    _kept: int | None = field(default=None)
+    _id: str
 
-    def keep(self) -> None:
-        """Bring what was written to `path` since the last time into the store."""
-        if self._files.local(self._name) is None and self.path.exists():
-            written = self.path.stat().st_mtime_ns
-            if written != self._kept:
-                self._files.write(self._name, [self.path.read_bytes()])
-                self._kept = written
+    def read(self) -> bytes | None:
+        """What was written last; None where nothing was."""
+        try:
+            return bytes(self._files.read(self._name))
+        except FileNotFoundError:
+            return None
+
+    def write(self, data: bytes) -> None:
+        """Write it whole, or not at all. Raises Conflict, and leaves nothing, where the distillation was ended: by the deletion of one of
+        its memories, or by another process that was done with it; StoreUnavailable."""
+        if self._is_begun:
+            self._put(data)
+        if not self._is_begun:  # ended while it was written: whoever did that did not see it
+            self._files.remove([self._name])
+            raise Conflict(f"distillation {self._id} was ended meanwhile, or a memory of it deleted: convert it again")
+
+    # --- below -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def _name(self) -> str:
+        return f"{_UNDER_WAY}/{self._id}.safetensors"
+
+    @property
+    def _is_begun(self) -> bool:
+        return self._files.has(f"{_UNDER_WAY}/{self._id}.json")
+
+    def _put(self, data: bytes) -> None:
+        path = self._files.local(self._name)
+        if path is None:
+            self._files.write(self._name, [data])
+            return
+        # a name of its own, for two processes may be at it, and one that begins with the id, so that its half goes with the rest
+        new = path.with_name(f"{self._id}.{uuid.uuid4().hex}.new")
+        try:
+            new.write_bytes(data)
+            new.replace(path)
+        except FileNotFoundError:  # taken away by whoever ended it
+            return
+        except OSError as error:
+            new.unlink(missing_ok=True)
+            raise StoreUnavailable(f"{path}: {error.strerror or error}") from error
 
 
 class UnderWay:
-    """The distillations of one store that were begun and not ended. Safe for many threads and processes."""
+    """The distillations of one store that were begun and not ended. Safe for many threads and processes.
+
+    Each has a mark, ID.json, that says of which memories it is; everything else of it is called ID.something, and is nothing without it.
+    """
 
     def __init__(self, files: Files) -> None:
         self._files = files
 
-    @contextmanager
-    def begin(self, id: str, sources: Sequence[str]) -> Iterator[Checkpoint]:
-        """The checkpoint of a distillation of memories; the same for the same id, so that it is gone on with."""
-        name = f"{_UNDER_WAY}/{id}.safetensors"
+    def begin(self, id: str, sources: Sequence[str]) -> Checkpoint:
+        """The checkpoint of a distillation of memories; the same for the same id, so that it is gone on with. The caller sees to it that
+        none of them is being deleted meanwhile."""
         self._files.write(f"{_UNDER_WAY}/{id}.json", [json.dumps(list(sources)).encode()])
-        if (path := self._files.local(name)) is not None:
-            yield Checkpoint(path, self._files, name)
-            return
-        with tempfile.TemporaryDirectory(prefix="memos-") as folder:
-            copy = Checkpoint(Path(folder) / f"{id}.safetensors", self._files, name)
-            if self._files.has(name):
-                copy.path.write_bytes(self._files.read(name))
-            yield copy
+        return Checkpoint(self._files, id)
 
     def end(self, id: str) -> None:
-        """Remove what is left of one."""
-        self._files.remove([f"{_UNDER_WAY}/{id}.{end}" for end in ("safetensors", "new", "json")])
+        """Remove what is left of one: the mark first, after which nothing more is written."""
+        self._files.remove([f"{_UNDER_WAY}/{id}.json"])
+        self.sweep()
 
     def abandon(self, sources: Collection[str]) -> list[str]:
         """Remove what was learned so far of any of these memories; the ids of the distillations."""
@@ -113,6 +139,17 @@ class UnderWay:
                 continue
             except ValueError:  # damaged: of what, nobody knows
                 gone.append(id)
-        for id in gone:
-            self.end(id)
+        self._files.remove(f"{_UNDER_WAY}/{id}.json" for id in gone)
+        self.sweep()
         return gone
+
+    def sweep(self) -> None:
+        """Remove what belongs to no distillation that is under way: what a killed process left."""
+        names = list(self._files.listed(_UNDER_WAY))
+        marked = {name.partition(".")[0] for name in names if name.endswith(".json")}
+        strays = [name for name in names if (id := name.partition(".")[0]) not in marked and not self._is_begun(id)]
+        self._files.remove(f"{_UNDER_WAY}/{name}" for name in strays)
+
+    def _is_begun(self, id: str) -> bool:
+        """Asked once more: a listing may show a file and not the mark that was written before it."""
+        return self._files.has(f"{_UNDER_WAY}/{id}.json")

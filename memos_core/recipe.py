@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from .errors import InvalidArgument
+from .validate import checked_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +14,15 @@ class Recipe:
 
     rank: units of the last feed-forward block that are trained (see `units`); None takes four for each thing that is taught, 32 at
         least, and all of them where there are not so many.
-    steps: how many. rate: the highest learning rate; None takes 2.56 / hidden size (6e-4 at 4,096, 0.02 at 128).
+    steps: how many. rate: the highest learning rate, 1 at most; None takes 2.56 / hidden size (6e-4 at 4,096, 0.02 at 128).
     taught, unknown, kept, plain, between: exercises of each kind in a step (see `Curriculum`, and `between`).
     unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
     silence: weight of how far what the last layer gives on is from the plain model's, where nothing is taught (0: only what is said
-        counts). noise, reworded: of what the units read, by chance, relative to its size, and by how wording moved other questions, relative
+        counts); up to four times as much where fewer than 20 things are. noise, reworded: of what the units read, by chance, relative to its size, and by how wording moved other questions, relative
         to that (0: none).
     check_every: steps between looks at phrasings that are not taught, and checkpoints.
-    seconds, bytes: budgets; of time for training, and of the adapter. None: no limit.
+    seconds: for the steps and the looks alone, a step at least; working out the exercises before them, and the gate behind them, come on
+        top and may take longer. bytes: of the adapter. None: no limit.
     seed: of the units and of what is drawn.
     """
 
@@ -46,14 +47,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rank", "steps", "taught", "check_every"):
-            value = getattr(self, name)
-            if name == "rank" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InvalidArgument(f"Recipe.{name}: a whole number from 1 is needed, not {value!r}")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise InvalidArgument(f"Recipe.rate: a number above 0 is needed, not {self.rate!r}")
-        for name in ("silence", "noise", "reworded"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidArgument(f"Recipe.{name}: a number from 0 is needed, not {getattr(self, name)!r}")
+        checked_numbers(
+            self, rank=(int, 1), steps=(int, 1), taught=(int, 1), unknown=(int, 0), kept=(int, 0), plain=(int, 0), between=(int, 0),
+            unknown_weight=(float, 0), kept_weight=(float, 0), plain_weight=(float, 0), between_weight=(float, 0),
+            silence=(float, 0), noise=(float, 0), reworded=(float, 0), check_every=(int, 1), rate=(float, 0, 1),
+            seconds=(float, 0), bytes=(int, 1), seed=(int, -(2.0**62)),
+        )  # fmt: skip
+        for name in ("rate", "seconds"):
+            if getattr(self, name) == 0:
+                raise InvalidArgument(f"Recipe.{name}: a number above 0 is needed, not 0")

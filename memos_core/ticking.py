@@ -81,6 +81,7 @@ class Ticking:
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()
+        self._adapters.under_way.sweep()
         branches.sweep(self._vault.db.site)
         if self._vault.db.has("leases"):
             self._scheduler.leases.sweep()

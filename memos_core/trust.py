@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from . import filters, governance, retention
+from .adapters import AdapterTier
 from .audit import Audit
 from .codec import Outline
 from .duplicates import Duplicates
@@ -27,6 +28,7 @@ from .writing import Writer
 class Trust:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
+    _adapters: AdapterTier
     _clock: Callable[[], datetime]
     _duplicates: Duplicates
     _groups: Groups
@@ -113,6 +115,7 @@ class Trust:
         Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
         """
         self._writer.forgetting.purge()
+        self._adapters.under_way.sweep()
 
     def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:
         with self._vault.writing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from .types import PUBLIC, Access, Decoding, Kind, MemCube, Namespace, Policy
 
 LARGEST = 2**31 - 1  # what the database takes as a limit
 _DAY = 86_400  # seconds
+_MOST = 2.0**62  # of any number of a record
 
 
 def checked_actor(actor: Any, *, public: bool = False) -> str:
@@ -138,6 +140,24 @@ def checked_decoding(settings: Mapping[str, Any]) -> Decoding:
         raise InvalidArgument("tool_choice, schema: an answer that is a call is not JSON beside; give one of them")
     checked_seconds(found.timeout, "timeout")
     return found
+
+
+def checked_numbers(record: Any, **limits: tuple[type, float] | tuple[type, float, float]) -> None:
+    """Fields of a record that are numbers: of each int, or float for any finite number; the least, and the most. One that is None by
+    default may be."""
+    defaults = {f.name: f.default for f in fields(record)}
+    for name, (kind, least, *more) in limits.items():
+        value, most = getattr(record, name), more[0] if more else _MOST
+        if value is None and defaults[name] is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int if kind is int else int | float)
+            or not least <= value <= most
+        ):
+            span = f"from {least:g} to {most:g}" if more else f"from {least:g}"
+            words = "whole number" if kind is int else "number"
+            raise InvalidArgument(f"{type(record).__name__}.{name}: a {words} {span} is needed, not {value!r}")
 
 
 def checked_seconds(seconds: Any, argument: str) -> float | None:

@@ -39,8 +39,8 @@ from tests.networks import random_model
 from tests.test_parametric import saved, some_lora
 
 QUESTION = "Which colour does house 3 have?"
-OPEN = Gate(recall=0.0, unknown=0.0, lost=1.0, overruled=1.0, drift=1e9, contexts=2, others=4)
-SHUT = replace(OPEN, drift=-1.0)
+OPEN = Gate(recall=0.0, unknown=0.0, lost=1.0, overruled=1.0, drift=1e9, worst=1e9, contexts=2, others=4)
+SHUT = replace(OPEN, drift=0.0)
 
 
 def phrased(texts: Sequence[str]) -> Lesson:
@@ -70,9 +70,7 @@ def model() -> LocalModel:
 @pytest.fixture(autouse=True)
 def what_is_asked_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two steps teach a random network nothing."""
-    monkeypatch.setattr(
-        gate, "_learned", lambda recall: tuple({digest(a.point.text.encode()) for a, _ in recall if a.point})
-    )
+    monkeypatch.setattr(gate, "_learned", lambda recall, points: tuple({digest(p.text.encode()) for p in points}))
 
 
 @pytest.fixture

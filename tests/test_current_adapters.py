@@ -145,7 +145,7 @@ def test_what_is_shown_with_words_left_out_is_not_learned(open_store: Callable[.
 
 def test_what_it_was_not_found_to_know_stays_in_the_brief(memory: MemOS, monkeypatch: pytest.MonkeyPatch) -> None:
     cubes = told(memory)
-    monkeypatch.setattr(gate, "_learned", lambda recall: (digest(cubes[1].text.encode()),))
+    monkeypatch.setattr(gate, "_learned", lambda recall, points: (digest(cubes[1].text.encode()),))
     learned(memory, cubes)
     brief = memory.generate(QUESTION, max_tokens=2).brief
     assert [c.id for c in brief.known] == [cubes[1].id]

@@ -12,16 +12,20 @@ from typing import Any
 import pytest
 import torch
 
-from memos_core import Gate, Ineffective, InvalidArgument, Lesson, LocalModel, Point, Recipe
+from memos_core import Gate, Ineffective, InvalidArgument, Lesson, LocalModel, MemOS, Point, Recipe, brief
 from memos_core.curriculum import Curriculum, Plan, curriculum, parted
 from memos_core.distil import Distilled, Progress, distil
-from memos_core.distillation import Distillation
+from memos_core.distillation import Distillation, quoting
 from memos_core.elicit import elicited, probes_of, recollected
 from memos_core.exercises import asked, divergences, exercise, quoted, said
-from memos_core.gate import judged_again, verified
+from memos_core.files import LocalFiles
+from memos_core.gate import judged, verified
 from memos_core.lora import LoRA
 from memos_core.parametric import Adapters
 from memos_core.phrasing import Asking, checked, contradicted
+from memos_core.rebuilds import Checkpoint, UnderWay
+from tests.networks import random_model
+from tests.test_adapters import phrased
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
@@ -120,10 +124,10 @@ def test_the_gate_measures_what_it_should_and_more_than_recall(
     assert min(scores.unknown.values()) >= 0.7
     assert scores.in_context >= 0.9
     assert scores.conflict >= 0.8
-    assert judged_again(scores, Gate(recall=0, unknown=0, lost=1, overruled=1, drift=math.inf)).passed
-    strict = judged_again(scores, replace(GATE, drift=0.0))
-    assert not strict.passed
-    assert any("unrelated" in failure for failure in strict.failures)
+    assert judged(scores, Gate(recall=0, unknown=0, lost=1, overruled=1, drift=9, worst=9)).passed
+    for strict, words in ((replace(GATE, drift=0.0), "unrelated questions"), (replace(GATE, worst=0), "one unrelated")):
+        assert any(words in failure for failure in judged(scores, strict).failures)
+    assert scores.worst_drift < GATE.worst / 2
 
 
 def test_without_precautions_it_fails_the_gate_however_well_it_recalls(model: LocalModel, lesson: Lesson) -> None:
@@ -178,13 +182,14 @@ def test_what_it_knows_comes_back_and_what_it_does_not_know_does_not(
     model: LocalModel, lesson: Lesson, learned: Distilled
 ) -> None:
     strangers = Lesson(parted(lesson)[1].others[:8], ())
-    found = elicited(model, learned.lora, [*probes_of(lesson), *probes_of(strangers)], state=lessons.statement)
+    probes = [("In one way only?",), *probes_of(lesson), *probes_of(strangers)]
+    found = elicited(model, learned.lora, probes, state=lessons.statement)
     truth = {lessons.statement(p.questions[0], p.answer) for p in lesson.points}
     assert len(found) >= 3
     assert len({one.text for one in found} - truth) <= 1
     assert all(one.agreed >= 3 and 0.5 <= one.confidence <= 1 for one in found)
-    with pytest.raises(InvalidArgument, match="3 phrasings"):
-        elicited(model, learned.lora, [("one", "two")])
+    with pytest.raises(InvalidArgument, match=r"3 phrasings or more .* none of 2 questions"):
+        elicited(model, learned.lora, [("one", "two"), ("one", "one", "one")])
 
 
 def test_where_nothing_is_known_of_its_sources_it_is_let_talk(
@@ -225,6 +230,10 @@ class Stopped(Exception):
     pass
 
 
+def begun(folder: Path) -> Checkpoint:
+    return UnderWay(LocalFiles(folder, fsync=False)).begin("run", [])
+
+
 def stop_at(step: int) -> Any:
     def progress(now: Progress) -> None:
         if now.step == step:
@@ -237,29 +246,65 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     model: LocalModel, exercises: Curriculum, tmp_path: Path
 ) -> None:
     whole = distil(model, exercises, SHORT)
-    file = tmp_path / "run.safetensors"
+    checkpoint = begun(tmp_path)
     with pytest.raises(Stopped):
-        distil(model, exercises, SHORT, checkpoint=file, progress=stop_at(5))
-    assert file.exists()
+        distil(model, exercises, SHORT, checkpoint=checkpoint, progress=stop_at(5))
     steps: list[int] = []
-    again = distil(model, exercises, SHORT, checkpoint=file, progress=lambda now: steps.append(now.step))
+    again = distil(model, exercises, SHORT, checkpoint=checkpoint, progress=lambda now: steps.append(now.step))
     assert steps == [5, 6]
     assert again.lora.digest == whole.lora.digest
-    assert not file.exists()
+    once_more = distil(model, exercises, SHORT, checkpoint=checkpoint, progress=stop_at(6))  # it is there to its end
+    assert (once_more.lora.digest, once_more.progress.step) == (whole.lora.digest, 6)
+
+
+def test_a_run_whose_time_was_over_is_not_gone_on_with(
+    model: LocalModel, exercises: Curriculum, tmp_path: Path
+) -> None:
+    quick = replace(SHORT, seconds=1e-6)
+    first = distil(model, exercises, quick, checkpoint=begun(tmp_path))
+    again = distil(model, exercises, quick, checkpoint=begun(tmp_path), progress=stop_at(2))
+    assert again.lora.digest == first.lora.digest
+
+
+def test_a_resumed_run_trains_the_units_that_it_began_with(
+    model: LocalModel, exercises: Curriculum, learned: Distilled, tmp_path: Path
+) -> None:
+    """Another adapter, made meanwhile, would have had it choose others."""
+    some = replace(SHORT, rank=200)
+    with pytest.raises(Stopped):
+        distil(model, exercises, some, checkpoint=begun(tmp_path), progress=stop_at(4))
+    steps: list[int] = []
+    again = distil(
+        model, exercises, some, checkpoint=begun(tmp_path), beside=[learned.lora],
+        progress=lambda now: steps.append(now.step),
+    )  # fmt: skip
+    assert steps == [5, 6]
+    assert again.lora.digest == distil(model, exercises, some).lora.digest
 
 
 @pytest.mark.parametrize("harm", ["another run", "damaged"])
 def test_a_checkpoint_that_is_not_this_runs_is_begun_anew(
     model: LocalModel, exercises: Curriculum, tmp_path: Path, harm: str
 ) -> None:
-    file = tmp_path / "run.safetensors"
+    checkpoint, seed = begun(tmp_path), int(harm == "another run")
     with pytest.raises(Stopped):
-        distil(model, exercises, replace(SHORT, seed=int(harm == "another run")), checkpoint=file, progress=stop_at(2))
+        distil(model, exercises, replace(SHORT, seed=seed), checkpoint=checkpoint, progress=stop_at(2))
     if harm == "damaged":
-        file.write_bytes(file.read_bytes()[:100])
+        checkpoint.write((checkpoint.read() or b"")[:100])
     steps: list[int] = []
-    distil(model, exercises, replace(SHORT, steps=2), checkpoint=file, progress=lambda now: steps.append(now.step))
+    distil(
+        model, exercises, replace(SHORT, steps=2), checkpoint=checkpoint, progress=lambda now: steps.append(now.step)
+    )
     assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_may_ask_for_it(mode: Any) -> None:
+    small, plan = random_model(), Plan(others=4, contexts=2)
+    with mode():
+        few = curriculum(small, phrased(["The colour of house 3 is number 21."]), 0, plan=plan)
+        found = distil(small, few, replace(SHORT, rank=2, steps=2))
+    assert any(t.any() for t in found.lora.tensors.values())
 
 
 def test_a_budget_of_time_ends_it_with_what_is_there(model: LocalModel, exercises: Curriculum) -> None:
@@ -288,11 +333,23 @@ def test_what_the_model_cannot_find_with_the_memory_before_it_is_not_learned(mod
 
 
 @pytest.mark.parametrize(
-    "recipe", [{"rank": 0}, {"steps": 0}, {"rate": 0.0}, {"rate": math.nan}, {"noise": -0.1}, {"silence": math.inf}]
-)
-def test_numbers_that_make_no_recipe_are_refused(recipe: dict[str, Any]) -> None:
-    with pytest.raises(InvalidArgument):
-        Recipe(**recipe)
+    ("record", "name", "value"),
+    [
+        *((Recipe, n, v) for n in ("rank", "steps", "taught", "check_every", "bytes") for v in (0, 1.5, True, "x")),
+        *((Recipe, n, v) for n in ("unknown", "kept", "plain", "between") for v in (-1, 1.5, None)),
+        *((Recipe, n, v) for n in ("rate", "seconds") for v in (0, -1.0, math.nan, math.inf, True)),
+        *((Recipe, f"{n}_weight", v) for n in ("unknown", "kept", "plain", "between") for v in (-1, math.nan, "x")),
+        *((Recipe, n, v) for n in ("noise", "silence", "reworded") for v in (-0.1, math.inf, 10**400, None)),
+        (Recipe, "rate", 1e38), (Recipe, "seed", None),
+        *((Gate, n, v) for n in ("recall", "unknown", "lost", "overruled") for v in (-0.1, 1.1, math.nan)),
+        *((Gate, n, v) for n in ("drift", "worst") for v in (-1, math.nan, math.inf)),
+        *((Gate, n, v) for n in ("contexts", "others") for v in (0, -1, 1.5)),
+        *((Plan, n, v) for n in ("others", "contexts", "forms", "distractors") for v in (-1, 1.5, True)),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense_are_refused_by_name(record: Any, name: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match=rf"{record.__name__}\.{name}: "):
+        record(**{name: value})
 
 
 # --- phrasing --------------------------------------------------------------------------------------------------------------------
@@ -336,9 +393,17 @@ def test_a_contradiction_says_something_else_in_the_same_words() -> None:
     assert contradicted(replace(point, answer=""), other) is None
 
 
+@pytest.mark.parametrize("text", ["\nThe code is 4.", "2026", "note", "One.\nTwo."])
+def test_made_up_texts_stand_before_the_model_as_memories_do(memory: MemOS, text: str) -> None:
+    [cube] = memory.add(text)
+    lines = quoting([cube])(["MADE UP.\nMORE", text]).removeprefix(brief.HEADER)
+    head = brief.line(cube)[: len("- [2026-03-02 09:00] ")]
+    speaker = brief.line(cube).removeprefix(head).partition(":")[0]
+    assert lines == f"{head}{speaker}: MADE UP.\n  MORE\n{brief.line(cube)}{brief.FOOTER}"
+
+
 def test_the_model_without_a_template_needs_a_phrasing() -> None:
     from memos_core import Unsupported
-    from tests.networks import random_model
 
     with pytest.raises(Unsupported, match="phrasing"):
         Distillation().lesson(random_model(template=None), [])
