@@ -131,7 +131,8 @@ def curriculum(
 ) -> Curriculum:
     """Let the model work out a lesson's exercises. held: the context that the memories are read in, if its keys and values are there.
 
-    Raises Ineffective where the model itself, with the memory before it, does not find what is asked.
+    Raises Ineffective where the model itself, with the memory before it, does not find what is asked; ContextTooLong where a memory does
+    not fit its window; OutOfMemory.
     """
     rng = random.Random(f"{seed}/curriculum")
     practice, _ = parted(lesson)
