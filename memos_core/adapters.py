@@ -242,8 +242,6 @@ class AdapterTier:
         Raises InvalidArgument where there is nothing to ask, and for an adapter that failed its gate, or is of memories that changed, ended
         or are not shown to the actor whole: what it says is not what they say. Conflict if that becomes so meanwhile.
         """
-        from .elicit import elicited
-
         learned = self.weights.of(cube)
         self._require_current(who, cube, learned)
         asked = [*learned.questions, *map(tuple, probes)]
@@ -251,7 +249,7 @@ class AdapterTier:
             raise InvalidArgument(
                 f"probes: nothing is known of the sources of memory {cube.id}: give questions to ask it"
             )
-        found = elicited(model, learned.lora, asked, state=how.state)
+        found = how.elicited(model, learned.lora, asked)
         cubes, now = [], self._clock()
         with self._vault.writing():
             try:

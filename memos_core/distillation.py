@@ -9,7 +9,7 @@ from typing import Any
 from . import brief
 from .curriculum import Held, Plan, curriculum
 from .distil import Distilled, Progress, distil, require_fit
-from .elicit import State, probes_of, together
+from .elicit import Elicited, State, elicited, probes_of, together
 from .errors import Unsupported
 from .exercises import Quote
 from .gate import Gate, Scores, verified
@@ -72,6 +72,10 @@ class Distillation:
         """What the gate measures of an adapter."""
         options: dict[str, Any] = {} if quote is None else {"quote": quote}
         return verified(model, lora, checked(lesson), gate=self.gate, seed=self.recipe.seed, held=held, **options)
+
+    def elicited(self, model: LocalModel, lora: LoRA, probes: Sequence[Sequence[str]]) -> list[Elicited]:
+        """What an adapter knows; see `elicit.elicited`."""
+        return elicited(model, lora, probes, state=self.state)
 
     def questions(self, lesson: Lesson) -> tuple[tuple[str, ...], ...]:
         """The phrasings of each point, for bringing it back."""

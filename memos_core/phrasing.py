@@ -26,7 +26,8 @@ class Point:
     """One thing that a text tells.
 
     text: tells it. answer: the words of it that an answer must hold, "" where they are not known.
-    questions: phrasings to teach; without held-out ones the last is to test with. held_out: phrasings to test with, never taught. stems: beginnings that the answer goes on from.
+    questions: phrasings to teach; without held-out ones the last is to test with. held_out: phrasings to test with, never taught.
+    stems: beginnings that the answer goes on from.
     kind: of a made-up point, in what it differs from the memories, such as "other name".
     """
 

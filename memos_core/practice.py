@@ -33,7 +33,7 @@ _BETWEEN, _ROWS = 3000, 200  # rows between questions, and of a batch of them
 _MANY, _QUIETEST = (
     20,
     4.0,
-)  # things taught from which on silence has its plain weight, and by how much it is more of the fewest
+)  # things taught from which on silence has its plain weight; how much more of it there is of few
 KINDS = ("taught", "unknown", "kept", "plain", "between")
 
 

@@ -18,8 +18,8 @@ class Recipe:
     taught, unknown, kept, plain, between: exercises of each kind in a step (see `Curriculum`, and `between`).
     unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
     silence: weight of how far what the last layer gives on is from the plain model's, where nothing is taught (0: only what is said
-        counts); up to four times as much where fewer than 20 things are. noise, reworded: of what the units read, by chance, relative to its size, and by how wording moved other questions, relative
-        to that (0: none).
+        counts); up to four times as much where fewer than 20 things are. noise, reworded: of what the units read, by chance, relative
+        to its size, and by how wording moved other questions, relative to that (0: none).
     check_every: steps between looks at phrasings that are not taught, and checkpoints.
     seconds: for the steps and the looks alone, a step at least; working out the exercises before them, and the gate behind them, come on
         top and may take longer. bytes: of the adapter. None: no limit.

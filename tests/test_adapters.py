@@ -25,13 +25,13 @@ from memos_core import (
     OutOfMemory,
     Policy,
     State,
-    gate,
 )
 from memos_core.blobs import digest
 from memos_core.curriculum import Plan
 from memos_core.distil import Progress
 from memos_core.distillation import Distillation
-from memos_core.gate import Gate
+from memos_core.gate import Gate, Scores
+from memos_core.lora import LoRA
 from memos_core.phrasing import Lesson, Point
 from memos_core.recipe import Recipe
 from memos_core.units import Block
@@ -54,7 +54,17 @@ def phrased(texts: Sequence[str]) -> Lesson:
     return Lesson(tuple(map(point, texts)), tuple(point(f"The roof of tower {i} is flat.", "other") for i in range(8)))
 
 
-FAST = Distillation(
+class Believing(Distillation):
+    """Two steps teach a random network nothing: whatever a lesson teaches counts as known."""
+
+    __slots__ = ()
+
+    def verified(self, model: LocalModel, lora: LoRA, lesson: Lesson, *more: Any) -> Scores:
+        scores = super().verified(model, lora, lesson, *more)
+        return replace(scores, learned=tuple(digest(p.text.encode()) for p in lesson.points))
+
+
+FAST = Believing(
     phrased,
     Recipe(rank=2, steps=2, check_every=1, taught=2, unknown=2, kept=1),
     Plan(others=4, contexts=2),
@@ -65,12 +75,6 @@ FAST = Distillation(
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
     return random_model()
-
-
-@pytest.fixture(autouse=True)
-def what_is_asked_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two steps teach a random network nothing."""
-    monkeypatch.setattr(gate, "_learned", lambda recall, points: tuple({digest(p.text.encode()) for p in points}))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,15 @@ from memos_core import (
     MemOS,
     NotFound,
     State,
-    elicit,
-    gate,
 )
 from memos_core.blobs import digest
+from memos_core.distillation import Distillation
 from memos_core.elicit import Elicited
+from memos_core.gate import Scores
 from memos_core.sensitivity import Finding, Sensitivity
 from tests.conftest import Clock
 from tests.networks import random_model
-from tests.test_adapters import FAST, QUESTION, SHUT, known, learned, phrased, told
-from tests.test_adapters import what_is_asked_is_known as as_if_known  # noqa: F401
+from tests.test_adapters import FAST, QUESTION, SHUT, Believing, known, learned, phrased, told
 from tests.test_parametric import saved, some_lora
 
 
@@ -49,14 +48,31 @@ def adopted(memory: MemOS, model: LocalModel, tmp_path: Path) -> MemCube:
     return memory.adopt(saved(tmp_path / "theirs", some_lora(model, 5, rank=2)))
 
 
-def saying(monkeypatch: pytest.MonkeyPatch, text: str, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Let whatever adapter is asked say this, and something happen meanwhile."""
+@dataclass(frozen=True, slots=True)
+class Saying(Believing):
+    """Whatever adapter is asked says a text, and something happens meanwhile."""
 
-    def said(*args: Any, **options: Any) -> list[Elicited]:
-        meanwhile()
-        return [Elicited("Is it so?", text, text, 1.0, 3, 4)]
+    text: str = ""
+    meanwhile: Callable[[], object] = int
 
-    monkeypatch.setattr(elicit, "elicited", said)
+    def elicited(self, *asked: Any) -> list[Elicited]:
+        self.meanwhile()
+        return [Elicited("Is it so?", self.text, self.text, 1.0, 3, 4)]
+
+
+class Doubting(Distillation):
+    """Of what a lesson teaches, only house 1 is known."""
+
+    __slots__ = ()
+
+    def verified(self, *asked: Any) -> Scores:
+        scores = super().verified(*asked)
+        known = [p.text for p in asked[2].points if "house 1" in p.text]
+        return replace(scores, learned=tuple(digest(text.encode()) for text in known))
+
+
+def saying(text: str, meanwhile: Callable[[], object] = int) -> Saying:
+    return Saying(FAST.phrasing, FAST.recipe, FAST.plan, FAST.gate, text=text, meanwhile=meanwhile)
 
 
 def found(memory: MemOS, **options: Any) -> set[str]:
@@ -66,51 +82,51 @@ def found(memory: MemOS, **options: Any) -> set[str]:
 # --- asked back ------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_deleted_meanwhile_is_not_brought_back(memory: MemOS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_deleted_meanwhile_is_not_brought_back(memory: MemOS) -> None:
     cubes = told(memory)
     cube = learned(memory, cubes)
-    saying(monkeypatch, cubes[0].text, lambda: memory.delete(cubes[0].id))
+    how = saying(cubes[0].text, lambda: memory.delete(cubes[0].id))
     with pytest.raises(Conflict):
-        memory.elicit(cube.id)
+        memory.elicit(cube.id, distillation=how)
     assert cubes[0].text not in found(memory)
 
 
 def test_what_is_no_longer_shared_is_not_brought_back_for_its_former_readers(
-    memory: MemOS, monkeypatch: pytest.MonkeyPatch
+    memory: MemOS,
 ) -> None:
     cubes = told(memory)
     for one in cubes:
         memory.share(one.id, readers=["bob"])
     cube = learned(memory, cubes)
-    saying(monkeypatch, cubes[0].text, lambda: memory.share(cubes[0].id))
-    assert len(memory.elicit(cube.id)) == 1
+    how = saying(cubes[0].text, lambda: memory.share(cubes[0].id))
+    assert len(memory.elicit(cube.id, distillation=how)) == 1
     assert cubes[0].text not in found(memory, actor="bob")
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_what_was_changed_is_not_brought_back(memory: MemOS, monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
+def test_what_was_changed_is_not_brought_back(memory: MemOS, frozen: bool) -> None:
     cubes = told(memory)
     cube = learned(memory, cubes)
     if frozen:
         memory.freeze(cube.id)
-    saying(monkeypatch, cubes[0].text)
+    how = saying(cubes[0].text)
     memory.update(cubes[0].id, "House 0 was painted red.")
     with pytest.raises(InvalidArgument, match="outdated"):
-        memory.elicit(cube.id)
+        memory.elicit(cube.id, distillation=how)
     assert cubes[0].text not in found(memory)
 
 
-def test_what_ends_ends_in_every_form(memory: MemOS, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_what_ends_ends_in_every_form(memory: MemOS, clock: Clock) -> None:
     cubes = [*told(memory, 2), *told(memory, 1, ttl=timedelta(hours=1), namespace=("default", "brief"))]
     cube = learned(memory, cubes)
-    saying(monkeypatch, "It is so.")
-    [back] = memory.elicit(cube.id)
-    assert memory.elicit(cube.id) == [back]
+    how = saying("It is so.")
+    [back] = memory.elicit(cube.id, distillation=how)
+    assert memory.elicit(cube.id, distillation=how) == [back]
     assert back.lifespan.expires_at == cubes[2].lifespan.expires_at
     clock.forward(hours=2)
     assert "It is so." not in found(memory)
     with pytest.raises(InvalidArgument, match="ended"):
-        memory.elicit(cube.id)
+        memory.elicit(cube.id, distillation=how)
     with pytest.raises(NotFound):
         learned(memory, cubes)
 
@@ -118,7 +134,7 @@ def test_what_ends_ends_in_every_form(memory: MemOS, monkeypatch: pytest.MonkeyP
 def test_one_that_failed_its_gate_is_not_asked(memory: MemOS) -> None:
     cube = learned(memory, told(memory), distillation=replace(FAST, gate=SHUT))
     with pytest.raises(InvalidArgument, match="failed its gate"):
-        memory.elicit(cube.id)
+        memory.elicit(cube.id, distillation=saying("It is so."))
 
 
 def test_what_is_shown_with_words_left_out_is_not_learned(open_store: Callable[..., MemOS], model: LocalModel) -> None:
@@ -143,10 +159,9 @@ def test_what_is_shown_with_words_left_out_is_not_learned(open_store: Callable[.
 # --- used ------------------------------------------------------------------------------------------------------------------------
 
 
-def test_what_it_was_not_found_to_know_stays_in_the_brief(memory: MemOS, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_was_not_found_to_know_stays_in_the_brief(memory: MemOS) -> None:
     cubes = told(memory)
-    monkeypatch.setattr(gate, "_learned", lambda recall, points: (digest(cubes[1].text.encode()),))
-    learned(memory, cubes)
+    learned(memory, cubes, distillation=Doubting(FAST.phrasing, FAST.recipe, FAST.plan, FAST.gate))
     brief = memory.generate(QUESTION, max_tokens=2).brief
     assert [c.id for c in brief.known] == [cubes[1].id]
     assert {c.id for c in brief.cubes} == {cubes[0].id, cubes[2].id}
