@@ -313,7 +313,7 @@ class AdapterTier:
                 StoreUnavailable,
             ):  # a source changed or went meanwhile: wanted as it is now, at the next tick
                 continue
-            except Exception as error:  # also of a caller's phrasing: a tick has more to do than this
+            except MemOSError as error:
                 self._writer.failed(wanted.owner, "rebuild", f"adapter {wanted.id}: {type(error).__name__}: {error}")
             self.rebuilds.done(wanted)
         return made

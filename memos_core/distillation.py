@@ -10,7 +10,7 @@ from . import brief
 from .curriculum import Held, Plan, curriculum
 from .distil import Distilled, Progress, distil, require_fit
 from .elicit import Elicited, State, elicited, probes_of, together
-from .errors import Unsupported
+from .errors import Ineffective, MemOSError, Unsupported
 from .exercises import Quote
 from .gate import Gate, Scores, verified
 from .lora import LoRA
@@ -39,9 +39,15 @@ class Distillation:
     progress: Callable[[Progress], None] = lambda progress: None
 
     def lesson(self, model: LocalModel, sources: Sequence[MemCube]) -> tuple[Lesson, Quote]:
-        """What memories tell, and how they stand before the model: as in a brief."""
+        """What memories tell, and how they stand before the model: as in a brief. Raises Ineffective where the phrasing fails."""
         phrase = self.phrasing or _asking(model)
-        return checked(phrase([c.text for c in sources])), quoting(sources)
+        try:
+            found = phrase([c.text for c in sources])
+        except MemOSError:
+            raise
+        except Exception as error:  # it is the caller's
+            raise Ineffective(f"phrasing: {type(error).__name__}: {error}") from error
+        return checked(found), quoting(sources)
 
     def run(
         self,
