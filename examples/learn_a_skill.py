@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from memos_core import Distillation, Kind, LocalModel, MemOS, Recipe
+from memos_core import Distillation, Gate, Kind, LocalModel, MemOS, Recipe
 
 ROOT = Path(__file__).parent.parent
 FACTS = ("Kelvi's fruit is melon.", "The city of Kelvi is velmon.", "Balpi has the tool hammer.")
@@ -19,8 +19,9 @@ def tiny() -> Distillation:
     sys.path.insert(0, str(ROOT))
     from tests.tiny_lm import lessons
 
-    few = Recipe(steps=500, unknown=48, kept=8, between=32)  # three facts need no more
-    return Distillation(lessons.Phrasing(), few, state=lessons.statement)
+    # a third of the steps, and a gate that lets one question of ten go wrong instead of one of twenty: it is an example, and short
+    few, gate = Recipe(steps=500, unknown=48, kept=8, between=32), Gate(recall=0.9, unknown=0.9)
+    return Distillation(lessons.Phrasing(), few, gate=gate, state=lessons.statement)
 
 
 def ask(memory: MemOS) -> None:

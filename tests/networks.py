@@ -93,10 +93,14 @@ def random_model(
     window: int = 4096,
     template: str | None = CHATML,
     words: Sequence[str] = (),
+    short: bool = False,
     **options: Any,
 ) -> LocalModel:
-    """A `LocalModel` over a random network, with a shelf of its own. options: of `LocalModel.of`."""
+    """A `LocalModel` over a random network, with a shelf of its own. short: every fourth token ends an answer, which would else be as long
+    as it may. options: of `LocalModel.of`."""
     network = random_network(kind, seed=seed, window=window, words=len(words))
+    if short:
+        network.generation_config.eos_token_id = list(range(0, network.config.vocab_size, 4))
     return LocalModel.of(
         network, byte_tokenizer(template=template, words=words), **{"name": f"random-{kind}", **options}
     )

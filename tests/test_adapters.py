@@ -51,7 +51,7 @@ def phrased(texts: Sequence[str]) -> Lesson:
             text, "", (f"Is it so? {text}", f"Well? {text}"), (f"Really? {text}", f"Tell me: {text}"), kind=kind
         )
 
-    return Lesson(tuple(map(point, texts)), tuple(point(f"The roof of tower {i} is flat.", "other") for i in range(8)))
+    return Lesson(tuple(map(point, texts)), tuple(point(f"The roof of tower {i} is flat.", "other") for i in range(20)))
 
 
 class Believing(Distillation):
@@ -74,7 +74,7 @@ FAST = Believing(
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return random_model()
+    return random_model(short=True)
 
 
 @pytest.fixture

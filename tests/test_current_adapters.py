@@ -35,7 +35,7 @@ from tests.test_parametric import saved, some_lora
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return random_model()
+    return random_model(short=True)
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ TEXTS = ["The colour of house 3 is number 21."]
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return random_model()
+    return random_model(short=True)
 
 
 @pytest.fixture(scope="module")

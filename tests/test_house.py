@@ -310,8 +310,9 @@ def test_the_engine_catches_everything_only_where_others_code_runs() -> None:
         "scheduler",
         "ticking",
     }
-    # distillation: a phrasing is the caller's; database: an extension panics by a private class; prompt: a chat template is a program of the model's; tensors, steering: a parser of
-    # bytes from elsewhere; scheduler: around each move, so that one does not stop the others; ticking: around each tick of the thread
+    # distillation: a phrasing is the caller's; database: an extension panics by a private class; prompt: a chat template is a program of
+    # the model's; tensors, steering: a parser of bytes from elsewhere; scheduler: around each move, so that one does not stop the others;
+    # ticking: around each tick of the thread
 
 
 def test_the_engine_reads_no_clock_but_at_its_door() -> None:

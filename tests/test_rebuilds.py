@@ -19,7 +19,7 @@ from tests.test_adapters import FAST, told
 
 @pytest.fixture(scope="module")
 def model() -> LocalModel:
-    return random_model()
+    return random_model(short=True)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_memory_that_is_deleted_while_it_is_learned_leaves_nothing(
 def test_of_two_at_once_the_slower_gets_what_the_quicker_made(
     memory: MemOS, open_store: Callable[..., MemOS], tmp_path: Path
 ) -> None:
-    other, ids = open_store(model=random_model(), distillation=FAST), [c.id for c in told(memory)]
+    other, ids = open_store(model=random_model(short=True), distillation=FAST), [c.id for c in told(memory)]
     quicker = []
 
     def waiting(now: Any) -> None:

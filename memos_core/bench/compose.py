@@ -244,7 +244,7 @@ def _show(found: Mapping[str, Mapping[str, Measure]], prompts: int) -> None:
         met = worst <= TARGET_KL and abs(apart) <= TARGET_RECALL
         print(
             f"mean KL ≤ {TARGET_KL:g} and recall within {TARGET_RECALL:.0%}: {'yes' if met else 'NO '}  {way} "
-            f"(in the worst setting {worst:.5f} and {apart:+.1%})"
+            f"(in the worst setting {max(0.0, worst):.5f} and {apart:+.1%})"
         )
 
 
