@@ -129,7 +129,9 @@ def test_the_same_memories_are_learned_once(memory: MemOS, tmp_path: Path) -> No
     assert len(blobs(tmp_path)) == 1
 
 
-def test_an_answer_uses_it_and_the_brief_leaves_out_what_it_knows_and_says_so(memory: MemOS) -> None:
+def test_an_answer_uses_it_and_the_brief_leaves_out_what_it_knows_and_says_so(open_store: Callable[..., MemOS]) -> None:
+    loud = replace(FAST, recipe=replace(FAST.recipe, rate=1.0, silence=0.0))  # so that two steps change an answer
+    memory = open_store(model=random_model(), distillation=loud)
     cubes = told(memory)
     [other] = memory.add("The colour of house 3 was once blue.")
     before = memory.generate(QUESTION, max_tokens=8)
