@@ -102,4 +102,4 @@ def verdict(learned: Learned) -> str:
 
 
 def _scores(said: dict[str, Any]) -> Scores:
-    return Scores(**{**said, **{name: tuple(said[name]) for name in ("failures", "learned")}})
+    return Scores(**{**said, "failures": tuple(said["failures"]), "learned": tuple(said.get("learned", ()))})
