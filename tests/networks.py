@@ -72,18 +72,24 @@ KINDS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
 
 
 @lru_cache(maxsize=8)
-def random_network(kind: str = "qwen3", *, seed: int = 0, window: int = 4096, words: int = 0) -> Any:
-    """A network of 2 layers, 4 heads and 2 KV heads of dimension 16. Shared by all who ask alike: leave it as it is."""
+def random_network(
+    kind: str = "qwen3", *, seed: int = 0, window: int = 4096, words: int = 0, short: bool = False
+) -> Any:
+    """A network of 2 layers, 4 heads and 2 KV heads of dimension 16. short: every fourth token ends an answer, which would else be as long
+    as it may. Shared by all who ask alike: leave it as it is."""
     config, network, more = KINDS[kind]
     tokenizer = byte_tokenizer()
     torch.manual_seed(seed)
-    return network(
+    found = network(
         config(
             vocab_size=len(tokenizer) + words, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=window, initializer_range=0.2,
             bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **more,
         )
     ).eval()  # fmt: skip
+    if short:
+        found.generation_config.eos_token_id = list(range(0, found.config.vocab_size, 4))
+    return found
 
 
 def random_model(
@@ -96,11 +102,8 @@ def random_model(
     short: bool = False,
     **options: Any,
 ) -> LocalModel:
-    """A `LocalModel` over a random network, with a shelf of its own. short: every fourth token ends an answer, which would else be as long
-    as it may. options: of `LocalModel.of`."""
-    network = random_network(kind, seed=seed, window=window, words=len(words))
-    if short:
-        network.generation_config.eos_token_id = list(range(0, network.config.vocab_size, 4))
+    """A `LocalModel` over a random network (see there), with a shelf of its own. options: of `LocalModel.of`."""
+    network = random_network(kind, seed=seed, window=window, words=len(words), short=short)
     return LocalModel.of(
         network, byte_tokenizer(template=template, words=words), **{"name": f"random-{kind}", **options}
     )
