@@ -1,8 +1,9 @@
 """A lesson as exercises: what to say without the memories, what not to know, and what to go on saying. Knows lessons and the teacher.
 
 Three kinds in every step (the trial that led to them is in the bench's controls): the points of the memories, without them in context;
-questions of the same kind that nobody answered, or the adapter makes up answers for everybody; and work with contexts as the model did
-it before, contexts that contradict the memories among it, or the adapter stops reading what stands before it.
+questions of the same kind that nobody answered, crossings of what is taught among them, or the adapter makes up answers for everybody;
+and work with contexts as the model did it before, contexts that contradict the memories among it, or the adapter stops reading what
+stands before it.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from .exercises import (
     sentence,
 )
 from .model import LocalModel
-from .phrasing import Lesson, Point, untaught
+from .phrasing import Lesson, Point, taught
 from .validate import checked_numbers
-from .wording import form
+from .wording import crossings, form
 
 UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
@@ -147,7 +148,7 @@ def curriculum(
             f"{model.name}: with the memories before it, it answers {missed} of {missed + len(taught)} questions about them wrongly: "
             "there is nothing to learn from it"
         )
-    unknown, more = _unknown(model, practice, plan, rng)
+    unknown, more = _unknown(model, practice, plan, quote, rng)
     kept = _kept(model, practice, plan, quote, rng) if plan.contexts else []
     unrelated = said(model, [asked(model, q) for q in UNRELATED[::2]]) if plan.contexts else []
     plain = [exercise(a.prompt.ids, a) for a in unrelated]
@@ -200,8 +201,7 @@ def _taught(
 def _parted_forms(point: Point, at: int, plan: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The phrasings of a point that are taught, and one to see by how far it is: another one at each point, and none that the gate
     asks for. Of one or two phrasings, none can be spared: it is taught too."""
-    kept = untaught(point)
-    ours = tuple(q for q in dict.fromkeys(point.questions) if q not in kept)
+    ours = taught(point, len(point.questions))
     if len(ours) < 3 or plan.forms < 2:
         return ours[: plan.forms], ours[-1:]
     left = ours[at % len(ours)]
@@ -230,13 +230,16 @@ def teacher(
     return said(model, [asked(model, q, context) for q in questions], held=blocks)
 
 
-def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random) -> tuple[list[Exercise], list[Probe]]:
+def _unknown(
+    model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random
+) -> tuple[list[Exercise], list[Probe]]:
     """What is said to questions that no memory answers, with nothing before them."""
     chosen = drawn(practice.others, plan.others, rng)
     if not chosen:
         return [], []
     forms = spread(chosen, 2 * len(chosen))
     asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
+    asks += [asked(model, q) for q in _crossed(model, practice.points, plan, quote, rng)]
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
     answers = said(model, [*asks, *watched])
     taught, tested = answers[: len(asks)], answers[len(asks) :]
@@ -244,6 +247,20 @@ def _unknown(model: LocalModel, practice: Lesson, plan: Plan, rng: random.Random
     taught += [sentence(a, model.tokenizer) for a in stems]
     exercises = [exercise(a.prompt.ids, a, alone=True) for a in taught]
     return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
+
+
+def _crossed(model: LocalModel, points: Sequence[Point], plan: Plan, quote: Quote, rng: random.Random) -> list[str]:
+    """Crossings of what is taught, but for those that the memories tell in other words: with these before it, the model answers so."""
+    found = crossings(points, plan.forms)
+    some = rng.sample(sorted(found), min(len(found), plan.others))
+    texts = {q: [p.text for p in found[q]] for q in some}
+    answers = said(model, [asked(model, q, quote(texts[q])) for q in some])
+    told = {t: [p.answer.casefold() for p in points if p.text == t and p.answer] for t in {p.text for p in points}}
+    return [
+        q
+        for q, a in zip(some, answers, strict=True)
+        if not any(words in a.text.casefold() for text in texts[q] for words in told[text])
+    ]
 
 
 def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:

@@ -194,7 +194,7 @@ def tabled(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, tor
 
 def divergences(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """KL of each distribution (its likeliest tokens, and all others as one) against that of logits, in nats, of shape [positions]."""
-    theirs = logits.log_softmax(-1).gather(-1, likely)
+    theirs = logits.gather(-1, likely) - logits.logsumexp(-1, keepdim=True)
     known = (logs.exp() * (logs - theirs)).sum(-1)
     if likely.shape[-1] == logits.shape[-1]:
         return known

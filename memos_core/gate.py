@@ -22,6 +22,7 @@ from .model import LocalModel
 from .parametric import Adapters
 from .phrasing import Lesson, Point, contradicted, untaught
 from .validate import checked_numbers
+from .wording import crossings
 
 _LEAST = 5  # probes of what is sampled: fewer are all right by chance oftener than once in twenty if every second answer is wrong
 _ROUNDS = 8  # in which contexts are drawn, if those of the first make no such number of different probes
@@ -153,7 +154,8 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
 def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
     most = max(gate.others, _LEAST)
     points = drawn(test.others, most, rng)
-    forms = {p: (*p.questions, *p.held_out) for p in points}
+    practised = crossings(test.points, max(len(p.questions) for p in test.points))
+    forms = {p: tuple(q for q in (*p.questions, *p.held_out) if q not in practised) for p in points}
     asks = {q: p for p, n in spread(points, most).items() for q in rng.sample(forms[p], min(n, len(forms[p])))}
     answers = said(model, [asked(model, q) for q in asks])
     return [

@@ -69,6 +69,12 @@ def untaught(point: Point) -> tuple[str, ...]:
     )
 
 
+def taught(point: Point, forms: int) -> tuple[str, ...]:
+    """So many of the phrasings that are taught, at most: none that only the gate asks."""
+    kept = untaught(point)
+    return tuple(q for q in dict.fromkeys(point.questions) if q not in kept)[:forms]
+
+
 def contradicted(point: Point, other: Point) -> Point | None:
     """The same point with another's answer, as if something else were told; None where the text does not hold the answer."""
     if not point.answer or not other.answer or point.answer == other.answer or point.answer not in point.text:

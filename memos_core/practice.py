@@ -12,7 +12,6 @@ directions in which wording moves it, and a question that nobody practised falls
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,8 +26,10 @@ from .recipe import Recipe
 from .units import Block, Part
 from .wording import loosened
 
-_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_short`
-_LOOSE, _VERSIONS = 0.5, 6  # of the questions, with words of their form left out; so many versions of each
+_LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_apart`
+_LOOSE = 0.5  # of the questions, with words of their form left out
+_SOME = 0.4  # of the places of what is to stay as it is, in a step: most of them would stay by themselves
+_VERSIONS = {"taught": 6, "unknown": 2}  # of each: so that one is drawn about as often as another
 _BETWEEN, _ROWS = 3000, 200  # rows between questions, and of a batch of them
 _MANY, _QUIETEST = (
     20,
@@ -63,21 +64,26 @@ class Practice:
 
     def loss(self, part: Part, recipe: Recipe, rng: random.Random) -> torch.Tensor:
         """Of a step: the divergences of what is drawn, and what the units do where they should do nothing."""
-        drawn = {k: self._drawn(rows, getattr(recipe, k), rng) for k, rows in self.rows.items() if getattr(recipe, k)}
-        read = torch.cat([self.rows[k].read[at] for k, at in drawn.items()]).float()
+        drawn = {
+            k: self._drawn(rows, getattr(recipe, k), 1.0 if k == "taught" else _SOME, rng)
+            for k, rows in self.rows.items()
+            if getattr(recipe, k)
+        }
+
+        def each(what: str) -> torch.Tensor:
+            return torch.cat([getattr(self.rows[k], what)[at] for k, at in drawn.items()])
+
+        read = each("read").float()
         read = self._blurred(read, recipe, torch.Generator(read.device).manual_seed(rng.getrandbits(62)))
-        added = part.added(read)
-        given = torch.cat([self.rows[k].given[at] for k, at in drawn.items()])
+        added, given = part.added(read), each("given")
         logits = self.block.logits((given + added).to(given.dtype))
-        total, start = torch.zeros((), device=read.device), 0
-        for kind, at in drawn.items():
-            here, rows = slice(start, start + len(at)), self.rows[kind]
-            start = here.stop
-            loss = _apart(rows.likely[at], rows.logs[at], logits[here], 0.0 if kind == "plain" else _LEAD).mean()
-            if silence := _silence(kind, recipe, self.points):
-                loss = loss + silence * _moved(given[here].float(), added[here])
-            total = total + (1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")) * loss
-        return total
+        # of all places at once: to cut what has the size of the vocabulary into kinds, and to put their gradients together, takes longer
+        # than all else
+        terms = [self._weighed(kind, recipe, len(at)) for kind, at in drawn.items()]
+        counts = torch.tensor([len(at) for at in drawn.values()])
+        apart, silence, enough = torch.tensor(terms).repeat_interleave(counts, 0).to(read.device).T
+        away = apart * _apart(each("likely"), each("logs"), logits, enough)
+        return (away + silence * _moved(given.float(), added)).sum()
 
     def right(self, part: Part) -> tuple[float, float]:
         """Shares of what is watched that come out right: of recall, and of what stays unknown."""
@@ -98,6 +104,11 @@ class Practice:
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
+    def _weighed(self, kind: str, recipe: Recipe, places: int) -> tuple[float, float, float]:
+        """The weights, at each of so many places, of what is said and of silence; and the lead that is enough (0: it does not matter)."""
+        weight = (1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")) / places
+        return weight, weight * _silence(kind, recipe, self.points), 0.0 if kind == "plain" else _LEAD
+
     def _blurred(self, read: torch.Tensor, recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
         """What units read as it might have been read: by chance, and in other words."""
 
@@ -112,10 +123,12 @@ class Practice:
         return read
 
     @staticmethod
-    def _drawn(rows: Rows, count: int, rng: random.Random) -> torch.Tensor:
+    def _drawn(rows: Rows, count: int, share: float, rng: random.Random) -> torch.Tensor:
+        """So many exercises: the first place of each, and a share of the others."""
         chosen = rng.sample(rows.versions, min(count, len(rows.versions)))
         versions = [v[0] if len(v) == 1 or rng.random() >= _LOOSE else rng.choice(v[1:]) for v in chosen]
-        return torch.tensor([place for at in versions for place in at], device=rows.read.device)
+        places = [place for at in versions for place in at if place == at.start or rng.random() < share]
+        return torch.tensor(places, device=rows.read.device)
 
 
 def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device) -> Practice:
@@ -124,7 +137,7 @@ def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device)
     rows = {}
     for kind in KINDS[:-1]:
         if exercises := getattr(lessons, kind):
-            rows[kind] = _worked_out(block, exercises, lessons.form, rng, device)
+            rows[kind] = _worked_out(block, exercises, _VERSIONS.get(kind, 0), lessons.form, rng, device)
     pairs = between.pairs(lessons.taught, lessons.unknown, lessons.form)
     if pairs.prompts:
         rows["between"] = _between(block, pairs, rng, device)
@@ -146,18 +159,23 @@ def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device)
 
 
 def _worked_out(
-    block: Block, exercises: Sequence[Exercise], form: Sequence[int], rng: random.Random, device: torch.device
+    block: Block,
+    exercises: Sequence[Exercise],
+    versions: int,
+    form: Sequence[int],
+    rng: random.Random,
+    device: torch.device,
 ) -> Rows:
     every: list[Exercise] = list(exercises)
     mine = []
-    for at, one in enumerate(exercises):
-        more = [loosened(one, form, rng) for _ in range(_VERSIONS)] if form and one.alone else []
-        mine.append([at, *range(len(every), len(every) + len(more))])
+    for place, one in enumerate(exercises):
+        more = [loosened(one, form, rng) for _ in range(versions)] if form and one.alone else []
+        mine.append([place, *range(len(every), len(every) + len(more))])
         every += more
     read, given, places = _states(block, [(e.ids, e.at) for e in every], device)
     likely, logs = torch.cat([e.likely for e in every]), torch.cat([e.logs for e in every])
-    versions = tuple(tuple(places[i] for i in some) for some in mine)
-    return Rows(read, given, likely.to(device), logs.to(device), versions)
+    at = tuple(tuple(places[i] for i in some) for some in mine)
+    return Rows(read, given, likely.to(device), logs.to(device), at)
 
 
 def _between(block: Block, pairs: between.Pairs, rng: random.Random, device: torch.device) -> Rows:
@@ -202,20 +220,17 @@ def _silence(kind: str, recipe: Recipe, points: int) -> float:
     return recipe.silence * min(_QUIETEST, max(1.0, _MANY / points)) * shares.get(kind, 1.0)
 
 
-def _apart(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, lead: float) -> torch.Tensor:
-    found = divergences(likely, logs, logits)
-    return found + _LEAD_WEIGHT * _short(likely, logs, logits, lead) if lead else found
-
-
-def _short(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enough: float) -> torch.Tensor:
-    """By how many nats the teacher's choice leads all others less than with the teacher, of which some are enough. A divergence is next
-    to nothing as soon as an answer is right by a hair; the questions beside those that are practised then come out wrong."""
+def _apart(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enough: torch.Tensor) -> torch.Tensor:
+    """By place, the divergence, and by how many nats the teacher's choice leads the next one less than with the teacher, of which some are
+    enough. A divergence is next to nothing as soon as an answer is right by a hair; questions beside those that are practised then come
+    out wrong."""
     first = likely[:, :1]
-    others = logits.scatter(-1, first, -math.inf).amax(-1)
-    lead = logits.gather(-1, first)[:, 0] - others
-    return ((logs[:, 0] - logs[:, 1]).clamp(max=enough) - lead).clamp(min=0)
+    others = logits.detach().scatter(-1, first, -torch.inf).argmax(-1, keepdim=True)
+    lead = logits.gather(-1, torch.cat([first, others], -1)) @ torch.tensor([1.0, -1.0], device=logits.device)
+    short = (torch.minimum(logs[:, 0] - logs[:, 1], enough) - lead).clamp(min=0)
+    return divergences(likely, logs, logits) + _LEAD_WEIGHT * torch.where(enough > 0, short, 0.0)
 
 
 def _moved(given: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-    """How much is added to what is given on, squared and relative to its size: the mean over places."""
-    return (added.square().sum(-1) / given.square().sum(-1)).mean()
+    """By place, how much is added to what is given on, squared and relative to its size."""
+    return added.square().sum(-1) / given.square().sum(-1)
