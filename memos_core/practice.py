@@ -71,7 +71,7 @@ class Practice:
         }
 
         def each(what: str) -> torch.Tensor:
-            return torch.cat([getattr(self.rows[k], what)[at] for k, at in drawn.items()])
+            return torch.cat([getattr(self.rows[k], what)[at] for k, (at, _) in drawn.items()])
 
         read = each("read").float()
         read = self._blurred(read, recipe, torch.Generator(read.device).manual_seed(rng.getrandbits(62)))
@@ -79,11 +79,12 @@ class Practice:
         logits = self.block.logits((given + added).to(given.dtype))
         # of all places at once: to cut what has the size of the vocabulary into kinds, and to put their gradients together, takes longer
         # than all else
-        terms = [self._weighed(kind, recipe, len(at)) for kind, at in drawn.items()]
-        counts = torch.tensor([len(at) for at in drawn.values()])
+        terms = [self._weighed(kind, recipe) for kind in drawn]
+        counts = torch.tensor([len(at) for at, _ in drawn.values()])
         apart, silence, enough = torch.tensor(terms).repeat_interleave(counts, 0).to(read.device).T
+        shares = torch.cat([some for _, some in drawn.values()])
         away = apart * _apart(each("likely"), each("logs"), logits, enough)
-        return (away + silence * _moved(given.float(), added)).sum()
+        return (shares * (away + silence * _moved(given.float(), added))).sum()
 
     def right(self, part: Part) -> tuple[float, float]:
         """Shares of what is watched that come out right: of recall, and of what stays unknown."""
@@ -104,9 +105,9 @@ class Practice:
 
     # --- below -----------------------------------------------------------------------------------------------------------
 
-    def _weighed(self, kind: str, recipe: Recipe, places: int) -> tuple[float, float, float]:
-        """The weights, at each of so many places, of what is said and of silence; and the lead that is enough (0: it does not matter)."""
-        weight = (1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")) / places
+    def _weighed(self, kind: str, recipe: Recipe) -> tuple[float, float, float]:
+        """The weights of what is said and of silence, and the lead that is enough (0: it does not matter)."""
+        weight = 1.0 if kind == "taught" else getattr(recipe, f"{kind}_weight")
         return weight, weight * _silence(kind, recipe, self.points), 0.0 if kind == "plain" else _LEAD
 
     def _blurred(self, read: torch.Tensor, recipe: Recipe, draw: torch.Generator) -> torch.Tensor:
@@ -123,12 +124,13 @@ class Practice:
         return read
 
     @staticmethod
-    def _drawn(rows: Rows, count: int, share: float, rng: random.Random) -> torch.Tensor:
-        """So many exercises: the first place of each, and a share of the others."""
+    def _drawn(rows: Rows, count: int, share: float, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
+        """So many exercises: the first place of each, and a share of the others; and what each counts, as if all were there: 1 in all."""
         chosen = rng.sample(rows.versions, min(count, len(rows.versions)))
         versions = [v[0] if len(v) == 1 or rng.random() >= _LOOSE else rng.choice(v[1:]) for v in chosen]
-        places = [place for at in versions for place in at if place == at.start or rng.random() < share]
-        return torch.tensor(places, device=rows.read.device)
+        places = [(p, p == at.start) for at in versions for p in at if p == at.start or rng.random() < share]
+        counts = torch.tensor([1.0 if first else 1 / share for _, first in places]) / sum(len(at) for at in versions)
+        return torch.tensor([place for place, _ in places], device=rows.read.device), counts.to(rows.read.device)
 
 
 def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device) -> Practice:
