@@ -154,9 +154,7 @@ def _begun(
     model: LocalModel, prompts: Sequence[Sequence[int]], held: Sequence[tuple[Sequence[int], torch.Tensor]], room: int
 ) -> tuple[Any, int]:
     """A cache with a row for each prompt, filled with what they have in common at their beginnings, and how many tokens that is."""
-    shared = min(len(p) for p in prompts) - 1
-    for other in prompts[1:]:
-        shared = min(shared, chain.common(prompts[0], other))
+    shared = _common(prompts)
     if not model.reuses_blocks or shared < _SHARED:
         return model.cache(), 0
     blocks, at = [], 0
@@ -174,16 +172,36 @@ def _begun(
     return front, shared
 
 
-def followed(network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> torch.Tensor:
+def followed(
+    network: Any, rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device, cache: Any = None
+) -> torch.Tensor:
     """The logits behind positions of rows of tokens, float32, of shape [positions of all rows, vocabulary]. Padded at the end, which
-    no token before it sees, so there is no mask; and the output head runs at the wanted positions only."""
-    wanted = sorted({i for _, at in rows for i in at})
+    no token before it sees, so there is no mask; and the output head runs at the wanted positions only.
+
+    cache: an empty one, and what the rows have in common at their beginnings is run once.
+    """
+    ids = [ids for ids, _ in rows]
+    start = 0 if cache is None else min(_common(ids), *(at[0] for _, at in rows))
+    more: dict[str, Any] = {"use_cache": False}
+    if start:
+        more = {"use_cache": True, "past_key_values": cache}
+        network(input_ids=torch.tensor([ids[0][:start]], device=device), logits_to_keep=1, **more)
+        cache.batch_repeat_interleave(len(rows))
+    wanted = sorted({i - start for _, at in rows for i in at})
     column_of = {position: i for i, position in enumerate(wanted)}
-    inputs = tabled([ids for ids, _ in rows], device)
-    logits: torch.Tensor = network(**inputs, use_cache=False, logits_to_keep=torch.tensor(wanted, device=device)).logits
-    picked = [(row, column_of[i]) for row, (_, at) in enumerate(rows) for i in at]
+    inputs = tabled([one[start:] for one in ids], device)
+    logits: torch.Tensor = network(**inputs, **more, logits_to_keep=torch.tensor(wanted, device=device)).logits
+    picked = [(row, column_of[i - start]) for row, (_, at) in enumerate(rows) for i in at]
     row, column = torch.tensor(picked, device=device).T
     return logits[row, column].float()
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens rows have in common at their beginnings, but for the last of the shortest."""
+    shared = min(len(ids) for ids in rows) - 1
+    for other in rows[1:]:
+        shared = min(shared, chain.common(rows[0], other))
+    return shared
 
 
 def tabled(rows: Sequence[Sequence[int]], device: torch.device) -> dict[str, torch.Tensor]:

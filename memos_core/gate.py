@@ -8,8 +8,9 @@ answer for everybody and reads no context any more; that is what training withou
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 
 import torch
@@ -95,12 +96,13 @@ class Scores:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Probes of one kind and, for those that are not judged by words, what was said; and the point that is asked for, where it is one
-    of the memories'."""
+    """Probes of one kind and, for those that are not judged by words, what was said; the point that is asked for, where it is one of the
+    memories', and the context before it."""
 
     probe: Probe
     answer: Said
     point: Point | None = None
+    context: str = ""
 
 
 def verified(
@@ -198,7 +200,7 @@ def _behind(
         told = point in there
         kind = "conflict" if point.kind == "conflict" else "in context" if told else "unknown in context"
         words = point.answer if told else ""
-        found.append(_Asked(probe(answer.prompt.ids, answer, words, model.tokenizer, kind), answer))
+        found.append(_Asked(probe(answer.prompt.ids, answer, words, model.tokenizer, kind), answer, context=context))
     return found
 
 
@@ -207,18 +209,21 @@ def _behind(
 
 def _right(model: LocalModel, lora: LoRA | None, every: Sequence[_Asked]) -> list[tuple[bool, float]]:
     """For each probe whether what is judged is the likeliest in its place, and the mean divergence from what was said, nats a token."""
-    order = sorted(range(len(every)), key=lambda i: len(every[i].probe.ids))
-    found: list[tuple[bool, float]] = [(False, 0.0)] * len(every)
-    at = 0
+    found: dict[_Asked, tuple[bool, float]] = {}
     change = Adapters(model, lora.bytes).change(lora) if lora is not None else None
-    for some in batches((every[i] for i in order), lambda a: len(a.probe.ids)):
+    contexts: dict[str, list[_Asked]] = defaultdict(list)
+    for a in every:
+        contexts[a.context].append(a)
+    for some in (s for rows in contexts.values() for s in batches(rows, lambda a: len(a.probe.ids))):
         rows = [(a.probe.ids, _answered(a)) for a in some]
-        with model.memory_errors(), model.exclusive() as network, torch.inference_mode():
-            if change is None:
-                logits = followed(network, rows, model.device).cpu()
-            else:
-                with change.made(network):
-                    logits = followed(network, rows, model.device).cpu()
+        shared = model.cache() if some[0].context and model.reuses_blocks else None
+        with (
+            model.memory_errors(),
+            model.exclusive() as network,
+            torch.inference_mode(),
+            change.made(network) if change else nullcontext(),
+        ):
+            logits = followed(network, rows, model.device, shared).cpu()
         strayed = divergences(
             torch.cat([a.answer.likely for a in some]), torch.cat([a.answer.logs for a in some]), logits
         )
@@ -227,9 +232,9 @@ def _right(model: LocalModel, lora: LoRA | None, every: Sequence[_Asked]) -> lis
             here = slice(place, place + len(positions))
             likeliest = dict(zip(positions, logits[here].argmax(-1).tolist(), strict=True))
             exact = all(likeliest[i] == a.probe.ids[i + 1] for i in a.probe.judged)
-            found[order[at]] = (exact, float(strayed[here].mean()))
-            place, at = here.stop, at + 1
-    return found
+            found[a] = (exact, float(strayed[here].mean()))
+            place = here.stop
+    return [found[a] for a in every]
 
 
 def _answered(a: _Asked) -> list[int]:

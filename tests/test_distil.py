@@ -17,7 +17,7 @@ from memos_core.curriculum import Curriculum, Plan, curriculum, parted
 from memos_core.distil import Distilled, Progress, distil
 from memos_core.distillation import Distillation, quoting
 from memos_core.elicit import elicited, probes_of, recollected
-from memos_core.exercises import asked, divergences, exercise, quoted, said
+from memos_core.exercises import asked, divergences, exercise, followed, quoted, said
 from memos_core.files import LocalFiles
 from memos_core.gate import judged, verified
 from memos_core.lora import LoRA
@@ -29,7 +29,7 @@ from tests.test_adapters import phrased
 from tests.tiny_lm import language, lessons
 
 TINY = Path(__file__).parent / "tiny_lm"
-RECIPE = Recipe(steps=150, taught=24, unknown=32, kept=8, between=16, check_every=10)
+RECIPE = Recipe(steps=200, taught=24, unknown=32, kept=8, between=16, check_every=10)
 PLAN = Plan(others=48, contexts=14)
 GATE = Gate(contexts=6, others=40)
 INSTRUCTION = "Always answer Thank you."
@@ -87,6 +87,19 @@ def test_a_shared_beginning_changes_nothing_of_what_is_said(model: LocalModel, l
         assert one.ids == other.ids == alone.ids
         assert torch.allclose(one.logs, alone.logs, atol=1e-3)
         assert torch.allclose(other.logs, alone.logs, atol=1e-3)
+
+
+def test_what_rows_begin_with_is_run_once_and_comes_out_the_same(model: LocalModel, lesson: Lesson) -> None:
+    context = quoted([p.text for p in lesson.points])
+    prompts = [asked(model, p.questions[0], context).ids for p in lesson.points]
+    rows = [(ids, [len(ids) - 1 - i for i in range(1 + at % 3)]) for at, ids in enumerate(prompts)]
+    with torch.inference_mode():
+        apart = followed(model.network, rows, model.device)
+        cache = model.cache()
+        together = followed(model.network, rows, model.device, cache)
+    assert 100 < cache.get_seq_length() < min(map(len, prompts)) + 10
+    assert together.shape == apart.shape
+    assert torch.allclose(together, apart, atol=1e-3)
 
 
 def test_divergence_is_that_of_the_whole_distributions(model: LocalModel) -> None:
