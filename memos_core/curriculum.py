@@ -56,20 +56,24 @@ Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of what a curriculum has. With `others` or `contexts` 0 or `forms` 1 it is a control, and an adapter made by it fails.
+    """How much of what a curriculum has. With one of the first three 0, or `forms` 1, it is a control, and an adapter made by it may well fail.
 
     others: made-up points whose questions, without a context, keep their answers (0: no such exercises).
+    crossed: questions made of the words of two that are taught, which keep their answers, at most (0: none).
     contexts: with made-up points, read as before; half of them contradict the memories (0: none).
     forms: phrasings of each point that are taught, at most; distractors: other memories beside it in the teacher's context.
     """
 
     others: int = 300
+    crossed: int = 300
     contexts: int = 90
     forms: int = 12
     distractors: int = 3
 
     def __post_init__(self) -> None:
-        checked_numbers(self, others=(int, 0), contexts=(int, 0), forms=(int, 1), distractors=(int, 0))
+        checked_numbers(
+            self, others=(int, 0), crossed=(int, 0), contexts=(int, 0), forms=(int, 1), distractors=(int, 0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ def _unknown(
 def _crossed(model: LocalModel, points: Sequence[Point], plan: Plan, quote: Quote, rng: random.Random) -> list[str]:
     """Crossings of what is taught, but for those that the memories tell in other words: with these before it, the model answers so."""
     found = crossings(points, plan.forms)
-    some = rng.sample(sorted(found), min(len(found), plan.others))
+    some = rng.sample(sorted(found), min(len(found), plan.crossed))
     texts = {q: [p.text for p in found[q]] for q in some}
     answers = said(model, [asked(model, q, quote(texts[q])) for q in some])
     told = {t: [p.answer.casefold() for p in points if p.text == t and p.answer] for t in {p.text for p in points}}

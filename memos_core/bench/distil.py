@@ -143,6 +143,7 @@ class Bench:
         how = {
             "no replay": replace(self.how, plan=replace(self.how.plan, contexts=0)),
             "no negatives": replace(self.how, plan=replace(self.how.plan, others=0)),
+            "nothing crossed": replace(self.how, plan=replace(self.how.plan, crossed=0)),
             "nothing between": replace(self.how, recipe=replace(self.how.recipe, between=0)),
             "no silence": replace(self.how, recipe=replace(self.how.recipe, silence=0.0)),
             "no noise": replace(self.how, recipe=replace(self.how.recipe, noise=0.0, reworded=0.0)),

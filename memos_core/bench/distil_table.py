@@ -13,6 +13,7 @@ Row = dict[str, float]
 CONTROLS = (
     "no replay",
     "no negatives",
+    "nothing crossed",
     "nothing between",
     "no silence",
     "no noise",
