@@ -84,7 +84,8 @@ class Practice:
         apart, silence, enough = torch.tensor(terms).repeat_interleave(counts, 0).to(read.device).T
         shares = torch.cat([some for _, some in drawn.values()])
         away = apart * _apart(each("likely"), each("logs"), logits, enough)
-        return (shares * (away + silence * _moved(given.float(), added))).sum()
+        total: torch.Tensor = (shares * (away + silence * _moved(given.float(), added))).sum()
+        return total
 
     def right(self, part: Part) -> tuple[float, float]:
         """Shares of what is watched that come out right: of recall, and of what stays unknown."""

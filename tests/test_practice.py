@@ -104,6 +104,21 @@ def test_silence_is_measured_wherever_nothing_is_taught(found: Practice, part: P
     assert loss(found, part, replace(NONE, silence=9.0)) == loss(found, part, NONE)  # the taught ones are to be heard
 
 
+def test_places_that_a_step_leaves_out_are_made_up_for_by_those_that_it_draws(found: Practice, part: Part) -> None:
+    """A step works on some of the places of what is kept: in the mean of many steps, what is measured is that of all of them."""
+    rows, every = found.rows["kept"], replace(NONE, kept=9999, kept_weight=1.0)
+    with torch.no_grad():
+        some = [
+            float(found.loss(part, replace(every, silence=1.0), random.Random(seed)))
+            - float(found.loss(part, every, random.Random(seed)))
+            for seed in range(200)
+        ]
+        added, given = part.added(rows.read), rows.given
+        moved = float((added.square().sum(-1) / given.square().sum(-1)).mean())
+    assert len(set(some)) > 100
+    assert sum(some) / len(some) == pytest.approx(4 * moved, rel=0.05)  # of three things silence counts four times
+
+
 @pytest.mark.parametrize("how", ["noise", "reworded"])
 def test_a_blur_is_drawn_from_the_step_and_changes_what_is_read(found: Practice, part: Part, how: str) -> None:
     blurred = replace(NONE, taught=8, **{how: 0.3})
@@ -125,8 +140,6 @@ def test_what_is_watched_is_judged_as_the_whole_network_judges_it(found: Practic
 
 def test_what_is_measured_on_a_gpu_runs(model: LocalModel) -> None:
     row = measured(model, steps=2)
-    assert (
-        f"seconds a step of {8 * (64 + 96 + 12 + 6 + 64)} places" in row
-    )  # of each kind, those between questions, too
+    assert f"seconds a step of {64 + 96 + 12 + 6 + 64} exercises" in row  # of each kind, those between questions, too
     assert row["adapter bytes of 80 units"] == 3 * 80 * (128 + 384) * 4
     assert min(v for k, v in row.items() if "GiB" not in k) > 0

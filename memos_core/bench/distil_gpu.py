@@ -73,10 +73,10 @@ def measured(model: Any, steps: int = 8) -> dict[str, float]:
         optimizer.step()
         seconds.append(now() - began)
     rows = sum(len(some.versions) for some in found.rows.values())
-    places = _ANSWER * sum(min(getattr(recipe, kind), len(some.versions)) for kind, some in found.rows.items())
+    drawn = sum(min(getattr(recipe, kind), len(some.versions)) for kind, some in found.rows.items())
     return {
         f"tokens a second, working out {rows} rows of {_TOKENS}": rows * _TOKENS / worked_out,
-        f"seconds a step of {places} places": statistics.median(seconds[steps // 4 :]),
+        f"seconds a step of {drawn} exercises": statistics.median(seconds[steps // 4 :]),
         "GiB beside the weights": (torch.cuda.max_memory_allocated() - before) / 2**30 if cuda else 0.0,
         "adapter bytes of 80 units": float(block.lora(part).bytes) / 4 * model.dtype.itemsize,
     }
