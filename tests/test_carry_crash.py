@@ -52,8 +52,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize("do", ["dump", "load"])
-def test_five_kills_leave_all_or_nothing(do: str, full: Path, tmp_path: Path) -> None:
-    survive(do, full, tmp_path, kills=5, seed=5)
+def test_three_kills_leave_all_or_nothing(do: str, full: Path, tmp_path: Path) -> None:
+    survive(do, full, tmp_path, kills=3, seed=5)
 
 
 @pytest.mark.slow

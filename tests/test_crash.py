@@ -27,8 +27,8 @@ EVERYTHING = 1_000_000
 
 
 @pytest.mark.timeout(200)
-def test_twenty_kills_lose_nothing_acknowledged_and_leave_nothing_half_there(tmp_path: Path) -> None:
-    live_through(tmp_path / "store", kills=20, seed=20)
+def test_ten_kills_lose_nothing_acknowledged_and_leave_nothing_half_there(tmp_path: Path) -> None:
+    live_through(tmp_path / "store", kills=10, seed=20)
 
 
 @pytest.mark.slow

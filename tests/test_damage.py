@@ -249,16 +249,17 @@ def test_with_fsync_all_is_as_without(open_store: Callable[..., MemOS]) -> None:
     assert {h.cube.text for h in memory.search("tea", k=9)} == {"cake", "tea 2", "tea 3", "tea 4"}
 
 
-def test_a_thousand_small_adds_leave_few_files_and_few_versions(
-    open_store: Callable[..., MemOS], tmp_path: Path
+@pytest.mark.parametrize("count", [300, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_many_small_adds_leave_few_files_and_few_versions(
+    open_store: Callable[..., MemOS], tmp_path: Path, count: int
 ) -> None:
     memory = open_store(policy=Policy(compact_every=100, keep_versions=timedelta(seconds=1)))
-    for number in range(1_000):
+    for number in range(count):
         memory.add(f"note {number}")
     memory.tick()
     for table in TABLES:
         folder = tmp_path / "store" / f"{table}.lance"
         assert len(list((folder / "_versions").glob("*.manifest"))) < 250, table
         assert len(list((folder / "data").rglob("*.lance"))) < 250, table
-    assert memory.stats().memories == 1_000
-    assert len(memory.search("note", k=2_000)) == 1_000
+    assert memory.stats().memories == count
+    assert len(memory.search("note", k=2_000)) == count

@@ -23,8 +23,8 @@ WORK = ("transactions", "rollbacks")
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("work", WORK)
-def test_five_kills_leave_all_of_a_change_or_nothing(work: str, tmp_path: Path) -> None:
-    live_through(tmp_path / "store", work, kills=5, seed=5)
+def test_three_kills_leave_all_of_a_change_or_nothing(work: str, tmp_path: Path) -> None:
+    live_through(tmp_path / "store", work, kills=3, seed=5)
 
 
 @pytest.mark.slow
