@@ -21,6 +21,7 @@ from .exercises import (
     Exercise,
     Probe,
     Quote,
+    Said,
     asked,
     begun,
     contexts,
@@ -33,8 +34,9 @@ from .exercises import (
 )
 from .model import LocalModel
 from .phrasing import Lesson, Point, taught
+from .prompt import Prompt
 from .validate import checked_numbers
-from .wording import crossings, form
+from .wording import Crossing, crossings, form, formed, spoken
 
 UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
@@ -48,6 +50,8 @@ UNRELATED = (
 """Questions that no memory is meant to change: every other one is practised, the rest is for the gate."""
 
 _ASKED = 40  # points of either kind by which it is seen what questions are formed of
+_ANSWER = 40  # tokens of an answer, at most
+_TELLING = 4  # memories that may tell a crossing
 _CLAUSE = 16  # tokens in which a sentence that is begun comes to its end
 
 Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
@@ -58,8 +62,8 @@ Held = tuple[str, Sequence[tuple[Sequence[int], torch.Tensor]]]
 class Plan:
     """How much of what a curriculum has. With one of the first three 0, or `forms` 1, it is a control, and an adapter made by it may well fail.
 
-    others: made-up points whose questions, without a context, keep their answers (0: no such exercises).
-    crossed: questions made of the words of two that are taught, which keep their answers, at most (0: none).
+    others: made-up points whose questions, without a context, keep their answers (0: no such exercises, and none that are crossed).
+    crossed: questions made of the words of two that are taught, which keep their answers too, at most (0: none).
     contexts: with made-up points, read as before; half of them contradict the memories (0: none).
     forms: phrasings of each point that are taught, at most; distractors: other memories beside it in the teacher's context.
     """
@@ -234,6 +238,38 @@ def teacher(
     return said(model, [asked(model, q, context) for q in questions], held=blocks)
 
 
+def crossed(
+    model: LocalModel, points: Sequence[Point], forms: int, most: int, quote: Quote, rng: random.Random
+) -> list[Said]:
+    """What the model says to crossings of what points tell, at most so many, and with nothing before them.
+
+    Left out are those that the memories tell all the same, in other words than they are asked for: with those of them before it that have
+    most of a crossing's words, the model answers in words of theirs.
+    """
+    if not most:
+        return []
+    found = crossings(points, forms)
+    some = [found[key] for key in rng.sample(sorted(found), min(len(found), most))]
+    texts = {p.text: frozenset(spoken(p.text)) for p in points}
+    asks: list[tuple[Crossing, list[str], Prompt]] = []
+    for one in some:
+        telling = sorted(texts, key=lambda t: len(one.words & texts[t]), reverse=True)[:_TELLING]
+        prompt = asked(model, one.question, quote(telling))
+        if len(prompt.ids) + _ANSWER <= model.window:
+            asks.append((one, telling, prompt))
+    plainly = said(model, [asked(model, one.question) for one, _, _ in asks], most=_ANSWER)
+    knowing = said(model, [prompt for _, _, prompt in asks], most=_ANSWER)
+    frame, kept = formed(points), []
+    for (one, telling, _), plain, other in zip(asks, plainly, knowing, strict=True):
+        theirs = frozenset[str]().union(*(texts[t] for t in telling)) - frame - set(spoken(one.question))
+        if not theirs & (set(spoken(other.text)) - set(spoken(plain.text))):
+            kept.append(plain)
+    return kept
+
+
+# --- below ---------------------------------------------------------------------------------------------------------------
+
+
 def _unknown(
     model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random
 ) -> tuple[list[Exercise], list[Probe]]:
@@ -243,28 +279,14 @@ def _unknown(
         return [], []
     forms = spread(chosen, 2 * len(chosen))
     asks = [asked(model, q) for p in chosen for q in rng.sample(p.questions, min(forms[p], len(p.questions)))]
-    asks += [asked(model, q) for q in _crossed(model, practice.points, plan, quote, rng)]
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
     answers = said(model, [*asks, *watched])
     taught, tested = answers[: len(asks)], answers[len(asks) :]
+    taught += crossed(model, practice.points, plan.forms, plan.crossed, quote, rng)
     stems = said(model, [begun(model, p.stems[0]) for p in chosen[::3] if p.stems], most=_CLAUSE)
     taught += [sentence(a, model.tokenizer) for a in stems]
     exercises = [exercise(a.prompt.ids, a, alone=True) for a in taught]
     return exercises, [probe(a.prompt.ids, a, "", model.tokenizer, "unknown") for a in tested]
-
-
-def _crossed(model: LocalModel, points: Sequence[Point], plan: Plan, quote: Quote, rng: random.Random) -> list[str]:
-    """Crossings of what is taught, but for those that the memories tell in other words: with these before it, the model answers so."""
-    found = crossings(points, plan.forms)
-    some = rng.sample(sorted(found), min(len(found), plan.crossed))
-    texts = {q: [p.text for p in found[q]] for q in some}
-    answers = said(model, [asked(model, q, quote(texts[q])) for q in some])
-    told = {t: [p.answer.casefold() for p in points if p.text == t and p.answer] for t in {p.text for p in points}}
-    return [
-        q
-        for q, a in zip(some, answers, strict=True)
-        if not any(words in a.text.casefold() for text in texts[q] for words in told[text])
-    ]
 
 
 def _kept(model: LocalModel, practice: Lesson, plan: Plan, quote: Quote, rng: random.Random) -> list[Exercise]:

@@ -16,14 +16,14 @@ from dataclasses import dataclass, fields
 import torch
 
 from .blobs import digest
-from .curriculum import UNRELATED, Held, drawn, parted, shown, spread, teacher
+from .curriculum import UNRELATED, Held, crossed, drawn, parted, shown, spread, teacher
 from .exercises import Probe, Quote, Said, asked, batches, contexts, divergences, followed, probe, quoted, said
 from .lora import LoRA
 from .model import LocalModel
 from .parametric import Adapters
 from .phrasing import Lesson, Point, contradicted, untaught
 from .validate import checked_numbers
-from .wording import crossings
+from .wording import crossings, spoken
 
 _LEAST = 5  # probes of what is sampled: fewer are all right by chance oftener than once in twenty if every second answer is wrong
 _ROUNDS = 8  # in which contexts are drawn, if those of the first make no such number of different probes
@@ -123,7 +123,7 @@ def verified(
     _, test = parted(lesson)
     groups = {
         "recall": _recall(model, test, quote, held, rng),
-        "unknown": _unknown(model, test, gate, rng),
+        "unknown": _unknown(model, test, gate, quote, rng),
         **_contexts(model, test, gate, quote, rng),
         "unrelated": [
             _Asked(probe(a.prompt.ids, a, "", model.tokenizer), a)
@@ -153,17 +153,18 @@ def _recall(model: LocalModel, test: Lesson, quote: Quote, held: Held | None, rn
     return found
 
 
-def _unknown(model: LocalModel, test: Lesson, gate: Gate, rng: random.Random) -> list[_Asked]:
-    most = max(gate.others, _LEAST)
-    points = drawn(test.others, most, rng)
-    practised = crossings(test.points, max(len(p.questions) for p in test.points))
-    forms = {p: tuple(q for q in (*p.questions, *p.held_out) if q not in practised) for p in points}
-    asks = {q: p for p, n in spread(points, most).items() for q in rng.sample(forms[p], min(n, len(forms[p])))}
+def _unknown(model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: random.Random) -> list[_Asked]:
+    """Made-up points, and crossings of what the memories tell: a kind of their own, as they may have been practised."""
+    most, forms = max(gate.others, _LEAST), max((len(p.questions) for p in test.points), default=0)
+    practised = crossings(test.points, forms)
+    left = {p: tuple(q for q in (*p.questions, *p.held_out) if spoken(q) not in practised) for p in test.others}
+    points = drawn([p for p, some in left.items() if some], most, rng)
+    asks = {q: p for p, n in spread(points, most).items() for q in rng.sample(left[p], min(n, len(left[p])))}
     answers = said(model, [asked(model, q) for q in asks])
-    return [
-        _Asked(probe(a.prompt.ids, a, "", model.tokenizer, p.kind or "other"), a)
-        for p, a in zip(asks.values(), answers, strict=True)
-    ]
+    kinds = [*(p.kind or "other" for p in asks.values())]
+    found = [_Asked(probe(a.prompt.ids, a, "", model.tokenizer, k), a) for k, a in zip(kinds, answers, strict=True)]
+    crossing = crossed(model, test.points, forms, most // (len(set(kinds)) + 1), quote, rng)
+    return found + [_Asked(probe(a.prompt.ids, a, "", model.tokenizer, "crossing"), a) for a in crossing]
 
 
 def _contexts(model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: random.Random) -> dict[str, list[_Asked]]:

@@ -236,4 +236,4 @@ def _apart(likely: torch.Tensor, logs: torch.Tensor, logits: torch.Tensor, enoug
 
 def _moved(given: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
     """By place, how much is added to what is given on, squared and relative to its size."""
-    return added.square().sum(-1) / given.square().sum(-1)
+    return added.square().sum(-1) / given.square().sum(-1).clamp(min=1e-12)

@@ -9,20 +9,19 @@ dropout, arXiv 1511.06349). Which words those are is seen from the phrasings: wh
 from __future__ import annotations
 
 import random
-import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import combinations
+from dataclasses import dataclass, replace
+from itertools import combinations, groupby
 from typing import Any
 
 from .exercises import Exercise
 from .phrasing import Point, taught
 
 _LEFT_OUT, _EXCHANGED, _PUT_IN = 0.35, 0.25, 0.3  # shares of the words of the form
-_WORDS = re.compile(r"\w+|\W+")  # and what is between them
 _CROSSED = 3  # words in which two questions differ that are crossed, at most
-_COMPARED = 200_000  # pairs of questions, of one length each: all of a few hundred
+_COMPARED = 50_000  # pairs of questions, of one length each: all of a few hundred
 
 
 def form(points: Sequence[Sequence[Sequence[Any]]]) -> tuple[Any, ...]:
@@ -55,29 +54,74 @@ def loosened(one: Exercise, words: Sequence[int], rng: random.Random) -> Exercis
     return replace(one, ids=(*found, *one.ids[len(prompt) :]), at=tuple(i + more for i in one.at))
 
 
-def crossings(points: Sequence[Point], forms: int) -> dict[str, tuple[Point, Point]]:
-    """Questions with words of two that are taught, and the points that those ask for: of what is told of two, nobody told the crossing.
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A question made of the words of two, and those of its words in which it differs from one of them (as `spoken`)."""
 
-    Two questions of one length are crossed if they differ in two or three words, and not in words that questions are only formed of.
-    What any of the points is asked by is no crossing. forms: phrasings of each point that are taught, at most.
+    question: str
+    words: frozenset[str]
+
+
+def spoken(text: str) -> tuple[str, ...]:
+    """The words of a text, in small letters and without what stands between them."""
+    return tuple(piece.casefold() for piece in _pieces(text) if _in_word(piece[0]))
+
+
+def formed(points: Sequence[Point]) -> frozenset[str]:
+    """The words that the taught phrasings of points are formed of."""
+    phrasings = [[spoken(q) for q in taught(p, len(p.questions))] for p in points]
+    return frozenset(form([some for some in phrasings if some]))
+
+
+def crossings(points: Sequence[Point], forms: int) -> dict[tuple[str, ...], Crossing]:
+    """Questions with words of two that are taught, by their own words: of what is told of two, nobody told the crossing.
+
+    Two questions of as many words, of two points, are crossed if they differ in two or three words, and not in words that questions are
+    only formed of. What any of the points is asked by is no crossing. Text without spaces is not crossed. forms: phrasings of each point
+    that are taught, at most.
     """
-    told = {q for p in points for q in (*p.questions, *p.held_out)}
-    words = [[_WORDS.findall(q) for q in taught(p, forms)] for p in points]
-    formed = frozenset(form([some for some in words if some]))
-    lengths: dict[int, list[tuple[list[str], Point]]] = defaultdict(list)
-    for point, phrasings in zip(points, words, strict=True):
-        for question in phrasings:
-            lengths[len(question)].append((question, point))
-    found: dict[str, tuple[Point, Point]] = {}
+    told = {spoken(q) for p in points for q in (*p.questions, *p.held_out)}
+    frame = formed(points)
+    lengths: dict[int, list[_Asked]] = defaultdict(list)
+    for number, point in enumerate(points):
+        for question in taught(point, forms):
+            pieces = _pieces(question)
+            at = [i for i, piece in enumerate(pieces) if _in_word(piece[0])]
+            lengths[len(at)].append(_Asked(number, spoken(question), pieces, at))
+    found: dict[tuple[str, ...], Crossing] = {}
     for some in lengths.values():
-        for at, (one, point) in enumerate(some):
-            for other, beside in some[at + 1 : at + 1 + max(1, _COMPARED // len(some))]:
-                apart = [i for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
-                if not 1 < len(apart) <= _CROSSED or any({one[i], other[i]} & formed for i in apart):
+        random.Random(0).shuffle(some)  # where there are too many pairs, not only neighbours are crossed
+        reach = max(1, _COMPARED // len(some))
+        for i, one in enumerate(some):
+            for other in some[i + 1 : i + 1 + reach]:
+                apart = [k for k, (a, b) in enumerate(zip(one.words, other.words, strict=True)) if a != b]
+                mine, theirs = ({asked.words[k] for k in apart} for asked in (one, other))
+                if one.point == other.point or not 1 < len(apart) <= _CROSSED or (mine | theirs) & frame:
                     continue
                 for count in range(1, len(apart)):
                     for mixed in combinations(apart, count):
-                        crossing = "".join(other[i] if i in mixed else word for i, word in enumerate(one))
-                        if crossing not in told:
-                            found.setdefault(crossing, (point, beside))
+                        key = tuple(other.words[k] if k in mixed else word for k, word in enumerate(one.words))
+                        if key not in told and key not in found:
+                            put = {one.at[k]: other.pieces[other.at[k]] for k in mixed}
+                            text = "".join(put.get(k, piece) for k, piece in enumerate(one.pieces))
+                            found[key] = Crossing(text, frozenset(key[k] for k in apart))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question: the number of the point that it asks for, its words, and its pieces and which of them are words."""
+
+    point: int
+    words: tuple[str, ...]
+    pieces: list[str]
+    at: list[int]
+
+
+def _pieces(text: str) -> list[str]:
+    """Its words, and what stands between them, in their order."""
+    return ["".join(some) for _, some in groupby(text, _in_word)]
+
+
+def _in_word(character: str) -> bool:
+    return character == "_" or unicodedata.category(character)[0] in "LNM"  # marks: vowels of many scripts are some
