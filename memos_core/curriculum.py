@@ -69,7 +69,7 @@ class Plan:
     """
 
     others: int = 300
-    crossed: int = 300
+    crossed: int = 120
     contexts: int = 90
     forms: int = 12
     distractors: int = 3

@@ -28,7 +28,11 @@ from .wording import loosened
 
 _LEAD, _LEAD_WEIGHT = 5.0, 0.5  # nats; see `_apart`
 _LOOSE = 0.5  # of the questions, with words of their form left out
-_SOME = 0.4  # of the places of what is to stay as it is, in a step: most of them would stay by themselves
+_SOME = {
+    "unknown": 0.4,
+    "between": 0.4,
+    "kept": 0.4,
+}  # of the places behind the first, in a step: that an answer stays unknown is settled there
 _VERSIONS = {"taught": 6, "unknown": 2}  # of each: so that one is drawn about as often as another
 _BETWEEN, _ROWS = 3000, 200  # rows between questions, and of a batch of them
 _MANY, _QUIETEST = (
@@ -41,12 +45,13 @@ KINDS = ("taught", "unknown", "kept", "plain", "between")
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """Exercises of a kind, worked out. By place: what the units read, what the last layer gives on (each of the hidden size), and the
-    distribution that is to follow (see `Said`). By exercise: the places of each of its versions."""
+    distribution that is to follow (see `Said`), and the places where an answer begins. By exercise: the places of each of its versions."""
 
     read: torch.Tensor
     given: torch.Tensor
     likely: torch.Tensor
     logs: torch.Tensor
+    begin: frozenset[int]
     versions: tuple[tuple[range, ...], ...]
 
 
@@ -65,7 +70,7 @@ class Practice:
     def loss(self, part: Part, recipe: Recipe, rng: random.Random) -> torch.Tensor:
         """Of a step: the divergences of what is drawn, and what the units do where they should do nothing."""
         drawn = {
-            k: self._drawn(rows, getattr(recipe, k), 1.0 if k == "taught" else _SOME, rng)
+            k: self._drawn(rows, getattr(recipe, k), _SOME.get(k, 1.0), rng)
             for k, rows in self.rows.items()
             if getattr(recipe, k)
         }
@@ -126,12 +131,14 @@ class Practice:
 
     @staticmethod
     def _drawn(rows: Rows, count: int, share: float, rng: random.Random) -> tuple[torch.Tensor, torch.Tensor]:
-        """So many exercises: the first place of each, and a share of the others; and what each counts, as if all were there: 1 in all."""
+        """Of so many exercises the places where answers begin, and a share of the others; and what each counts, as if all were there: 1
+        in all."""
         chosen = rng.sample(rows.versions, min(count, len(rows.versions)))
         versions = [v[0] if len(v) == 1 or rng.random() >= _LOOSE else rng.choice(v[1:]) for v in chosen]
-        places = [(p, p == at.start) for at in versions for p in at if p == at.start or rng.random() < share]
-        counts = torch.tensor([1.0 if first else 1 / share for _, first in places]) / sum(len(at) for at in versions)
-        return torch.tensor([place for place, _ in places], device=rows.read.device), counts.to(rows.read.device)
+        every = [place for at in versions for place in at]
+        places = [place for place in every if place in rows.begin or rng.random() < share]
+        counts = torch.tensor([1.0 if place in rows.begin else 1 / share for place in places]) / len(every)
+        return torch.tensor(places, device=rows.read.device), counts.to(rows.read.device)
 
 
 def practice(block: Block, lessons: Curriculum, seed: int, device: torch.device) -> Practice:
@@ -177,8 +184,14 @@ def _worked_out(
         every += more
     read, given, places = _states(block, [(e.ids, e.at) for e in every], device)
     likely, logs = torch.cat([e.likely for e in every]), torch.cat([e.logs for e in every])
-    at = tuple(tuple(places[i] for i in some) for some in mine)
-    return Rows(read, given, likely.to(device), logs.to(device), at)
+    begin = (
+        at
+        for one, at in zip(every, places, strict=True)
+        for at, i in zip(at, one.at, strict=True)
+        if i - 1 not in one.at
+    )
+    versions_at = tuple(tuple(places[i] for i in some) for some in mine)
+    return Rows(read, given, likely.to(device), logs.to(device), frozenset(begin), versions_at)
 
 
 def _between(block: Block, pairs: between.Pairs, rng: random.Random, device: torch.device) -> Rows:
@@ -196,7 +209,8 @@ def _between(block: Block, pairs: between.Pairs, rng: random.Random, device: tor
             top = block.logits(some).log_softmax(-1).topk(LIKELY, -1)
             likely.append(top.indices)
             logs.append(top.values)
-    return Rows(read, given, torch.cat(likely), torch.cat(logs), tuple(places))
+    begin = frozenset(at.start for (at,) in places)
+    return Rows(read, given, torch.cat(likely), torch.cat(logs), begin, tuple(places))
 
 
 def _states(
