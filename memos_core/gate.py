@@ -66,7 +66,8 @@ class Scores:
 
     recall, recall_in_context, recall_without: of the held-out phrasings answered with the adapter and no context; by the plain model
         with the memories before it; by the plain model without them.
-    unknown: by kind, of questions that no memory answers, without context; unknown_in_context: with one that does not either.
+    unknown: by kind, of questions that no memory answers, without context; crossings of what they tell (see `wording`) are a kind of their
+        own, as they may have been practised. unknown_in_context: with a context that does not answer either.
     in_context, conflict: of answers from contexts, and from contexts that contradict the memories, that are kept.
     drift, worst_drift: divergence on unrelated questions, nats a token: the mean, and of the question that changed most.
     learned: hashes of the texts that are known: each of its points is answered in most of the phrasings that were asked.
