@@ -133,7 +133,7 @@ def test_the_gate_measures_what_it_should_and_more_than_recall(
     scores = verified(model, learned.lora, lesson, gate=GATE)
     assert scores.recall >= 0.75
     assert scores.recall_without == 0
-    assert set(scores.unknown) == {"other name", "other attribute", "other both"}
+    assert set(scores.unknown) == {"other name", "other attribute", "other both", "crossing"}
     assert min(scores.unknown.values()) >= 0.7
     assert scores.in_context >= 0.9
     assert scores.conflict >= 0.8
