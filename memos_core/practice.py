@@ -181,14 +181,14 @@ def _worked_out(
         every += more
     read, given, places = _states(block, [(e.ids, e.at) for e in every], device)
     likely, logs = torch.cat([e.likely for e in every]), torch.cat([e.logs for e in every])
-    begin = (
-        at
-        for one, at in zip(every, places, strict=True)
-        for at, i in zip(at, one.at, strict=True)
+    begin = frozenset(
+        place
+        for one, where in zip(every, places, strict=True)
+        for place, i in zip(where, one.at, strict=True)
         if i - 1 not in one.at
     )
     versions_at = tuple(tuple(places[i] for i in some) for some in mine)
-    return Rows(read, given, likely.to(device), logs.to(device), frozenset(begin), versions_at)
+    return Rows(read, given, likely.to(device), logs.to(device), begin, versions_at)
 
 
 def _between(block: Block, pairs: between.Pairs, rng: random.Random, device: torch.device) -> Rows:
