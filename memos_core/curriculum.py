@@ -36,7 +36,7 @@ from .model import LocalModel
 from .phrasing import Lesson, Point, taught
 from .prompt import Prompt
 from .validate import checked_numbers
-from .wording import Crossing, crossings, form, formed, spoken
+from .wording import Crossing, Crossings, crossings, form, formed, spoken
 
 UNRELATED = (
     "Say hello.", "What can you do?", "Write one short sentence about the sea.", "Count from one to five.", "What is two plus two?",
@@ -239,16 +239,13 @@ def teacher(
 
 
 def crossed(
-    model: LocalModel, points: Sequence[Point], forms: int, most: int, quote: Quote, rng: random.Random
+    model: LocalModel, points: Sequence[Point], found: Crossings, most: int, quote: Quote, rng: random.Random
 ) -> list[Said]:
-    """What the model says to crossings of what points tell, at most so many, and with nothing before them.
+    """What the model says to crossings of what points tell (see `crossings`), at most so many, and with nothing before them.
 
     Left out are those that the memories tell all the same, in other words than they are asked for: with those of them before it that have
     most of a crossing's words, the model answers in words of theirs.
     """
-    if not most:
-        return []
-    found = crossings(points, forms)
     some = [found[key] for key in rng.sample(sorted(found), min(len(found), most))]
     texts = {p.text: frozenset(spoken(p.text)) for p in points}
     asks: list[tuple[Crossing, list[str], Prompt]] = []
@@ -282,7 +279,8 @@ def _unknown(
     watched = [asked(model, rng.choice(p.held_out or p.questions)) for p in chosen[:24]]
     answers = said(model, [*asks, *watched])
     taught, tested = answers[: len(asks)], answers[len(asks) :]
-    taught += crossed(model, practice.points, plan.forms, plan.crossed, quote, rng)
+    if plan.crossed:
+        taught += crossed(model, practice.points, crossings(practice.points, plan.forms), plan.crossed, quote, rng)
     stems = said(model, [begun(model, p.stems[0]) for p in chosen[::3] if p.stems], most=_CLAUSE)
     taught += [sentence(a, model.tokenizer) for a in stems]
     exercises = [exercise(a.prompt.ids, a, alone=True) for a in taught]

@@ -164,7 +164,7 @@ def _unknown(model: LocalModel, test: Lesson, gate: Gate, quote: Quote, rng: ran
     answers = said(model, [asked(model, q) for q in asks])
     kinds = [*(p.kind or "other" for p in asks.values())]
     found = [_Asked(probe(a.prompt.ids, a, "", model.tokenizer, k), a) for k, a in zip(kinds, answers, strict=True)]
-    crossing = crossed(model, test.points, forms, most // (len(set(kinds)) + 1), quote, rng)
+    crossing = crossed(model, test.points, practised, most // (len(set(kinds)) + 1), quote, rng)
     return found + [_Asked(probe(a.prompt.ids, a, "", model.tokenizer, "crossing"), a) for a in crossing]
 
 

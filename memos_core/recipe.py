@@ -15,7 +15,8 @@ class Recipe:
     rank: units of the last feed-forward block that are trained (see `units`); None takes four for each thing that is taught, 32 at
         least, and all of them where there are not so many.
     steps: how many. rate: the highest learning rate, 1 at most; None takes 2.56 / hidden size (6e-4 at 4,096, 0.02 at 128).
-    taught, unknown, kept, plain, between: exercises of each kind in a step (see `Curriculum`, and `between`).
+    taught, unknown, kept, plain, between: exercises of each kind in a step (see `Curriculum`, and `between`); not at all places
+        of those that stay as they are (see `practice`).
     unknown_weight, kept_weight, plain_weight, between_weight: of their divergences beside the taught ones'.
     silence: weight of how far what the last layer gives on is from the plain model's, where nothing is taught (0: only what is said
         counts); up to four times as much where fewer than 20 things are. noise, reworded: of what the units read, by chance, relative

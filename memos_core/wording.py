@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from typing import Any
@@ -60,6 +60,10 @@ class Crossing:
 
     question: str
     words: frozenset[str]
+
+
+Crossings = Mapping[tuple[str, ...], Crossing]
+"""By their words, as `spoken`."""
 
 
 def spoken(text: str) -> tuple[str, ...]:

@@ -137,7 +137,7 @@ def test_many_points_are_crossed_in_a_moment() -> None:
 
 
 def questions(model: LocalModel, told: list[Point]) -> set[str]:
-    found = crossed(model, told, 9, 100, quoted, random.Random(0))
+    found = crossed(model, told, crossings(told, 9), 100, quoted, random.Random(0))
     return {a.prompt.text for a in found}
 
 
