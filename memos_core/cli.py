@@ -31,6 +31,7 @@ _LOG_OPTIONS = {
 }
 BENCHES = (
     "adapters",
+    "builds",
     "carry",
     "compose",
     "distil",
