@@ -92,9 +92,8 @@ class _Build:
         return found
 
     def end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # which closes both pipes and waits
+            pass
 
     def _answer(self) -> Any:
         assert self._process.stdout is not None

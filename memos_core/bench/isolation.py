@@ -91,9 +91,8 @@ class OtherProcess:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # which closes both pipes and waits
+            pass
 
 
 def serve(path: str) -> None:
