@@ -215,6 +215,17 @@ def test_a_trusted_client_is_not_asked_where_the_program_says_it(part: Any) -> N
     assert given == {"given"}
 
 
+def test_the_middlewares_own_tools_trust_whom_it_trusts(memory: MemOS) -> None:
+    config: Any = {"configurable": {"user_id": "config", **AUTHENTICATED}}
+    llm = model(calling("search_memory", query="tea"), "Done.")
+    trusting = MemOSMemory(memory, tools=True, trust_client_user=True)
+    create_agent(llm, middleware=[trusting]).invoke({"messages": "tea?"}, config)
+    assert "config's tea" in str(llm.prompts[-1][-1].content)
+    for tool in MemOSMemory(memory, tools=True).tools:
+        with pytest.raises(AccessDenied, match=ALLOWS):
+            tool.invoke({"query": "tea", "text": "tea", "id": "1"}, config)
+
+
 @pytest.mark.parametrize("wrong", ["false", 1, None])
 def test_trust_is_true_or_false(part: Any, wrong: Any) -> None:
     with pytest.raises(InvalidArgument, match="trust_client_user: True or False"):
