@@ -45,7 +45,7 @@ class NotFound(MemOSError, LookupError):
 
 
 class AccessDenied(MemOSError):
-    """The actor can read the memory but lacks the right that the verb needs."""
+    """The actor can read the memory but lacks the right that the verb needs; or a client names another user than it came in as."""
 
 
 class IllegalTransition(MemOSError):
