@@ -114,6 +114,7 @@ class Trust:
 
         Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
         """
+        self._vault.ledger.require_key()
         self._writer.forgetting.purge()
         self._adapters.under_way.sweep()
 

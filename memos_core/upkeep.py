@@ -102,7 +102,9 @@ class Upkeep:
             self._later(self.flush)
 
     def flush(self) -> int:
-        """Write down buffered usage; of how many memories."""
+        """Write down buffered usage; of how many memories. Who may not write to the store, reads it uncounted."""
+        if not self._vault.ledger.may_write():
+            return 0
         with self._lock:
             reads, self._reads = self._reads, {}
         try:
