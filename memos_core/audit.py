@@ -98,7 +98,7 @@ class Audit:
     events: how many there are. head: where the chain ends, to be kept elsewhere and given to the next verification.
     faults: each thing that is not as it was written, with its place.
     unchecked: what could not be checked, each in words.
-    signed: events that carry a signature. authentic: those of them whose signature was checked with its key, and is right.
+    signed: events that carry a signature. authentic: those of them whose signature was checked with a key, and is right.
     """
 
     events: int
@@ -116,10 +116,10 @@ class Audit:
     @property
     def outcome(self) -> Literal["broken", "linked", "authentic"]:
         """ "broken": there are faults. "linked": every link fits, which whoever can write to the store's files can bring about.
-        "authentic": besides, every event since the log has a key was written by somebody who has it."""
+        "authentic": besides, every event since the oldest of the keys that were given was written by somebody who has one of them."""
         if self.faults:
             return "broken"
-        return "authentic" if self.signed and self.authentic == self.signed else "linked"
+        return "authentic" if self.authentic else "linked"
 
 
 def checksum(event: Event) -> int:
@@ -186,7 +186,11 @@ def _is_authentic(link: str, keys: Sequence[AuditKey]) -> bool:
 
 
 class _Signatures:
-    """The signatures of a log, in its order. Once signed it stays so, and from one key it goes on to newer ones only."""
+    """The signatures of a log, in its order. Once signed it stays so, and from one key it goes on to newer ones only.
+
+    known: the number of the first event that is signed with a key that was given: what was written
+    before cannot be changed any more without that, its link, being signed anew.
+    """
 
     def __init__(self, keys: Sequence[AuditKey], named: str) -> None:
         self._keys = keys
@@ -194,17 +198,20 @@ class _Signatures:
         self._named = named
         self._oldest = len(keys)  # that may still sign
         self._signers: dict[str, int] = {}
-        self.first = self.signed = self.authentic = 0
+        self.known = self.signed = self.authentic = 0
 
     def faults_of(self, one: Told) -> str | None:
         """What is wrong with an event's."""
         _, signer, _ = parts(one.link)
         if not signer:
             return f"event {one.number} is not signed, and some before it are" if self.signed else None
-        self.signed, self.first = self.signed + 1, self.first or one.number
+        self.signed += 1
         self._signers[signer] = one.number
         if not self._keys:
             return None
+        if signer not in self._rank and not self.known:  # perhaps of a key before those that were given
+            return None
+        self.known = self.known or one.number
         if signer not in self._rank:
             return f"event {one.number} is signed with key {signer}, which is none of those that were given"
         if self._rank[signer] > self._oldest:
@@ -223,6 +230,9 @@ class _Signatures:
             return f"the store says that its log is signed with key {self._named}, and no event is: events were cut off"
         if self._keys and not self.signed:
             return "no event is signed: the log was never opened with a key, or was cut back to before it was"
+        if self._keys and not self.known:
+            named = " and ".join(self._signers)
+            return f"no event is signed with a key that was given; they are signed with {named}"
         return None
 
     def unchecked(self, count: int, expected: str | None) -> list[str]:
@@ -238,9 +248,10 @@ class _Signatures:
             found.append(
                 f"who wrote the events: they are signed with key {named}, and no key was given: links alone were checked"
             )
-        elif self.first > 1:
+        elif self.known > 1:
             found.append(
-                f"who wrote events 1 to {self.first - 1}: they are from before the log had a key. They are as they were when it got one"
+                f"who wrote events 1 to {self.known - 1}: they are from before the keys that were given. They are as they were when "
+                "the first of these began"
             )
         if expected is None:
             found.append(

@@ -117,7 +117,7 @@ class Ledger:
                 Event(str(uuid.uuid4()), now, who, "audit", outcome=outcome, detail=detail)
                 for outcome, detail in notices
             ]
-            if told_first or events:
+            if events or [n.outcome for n in told_first] == ["ok"]:  # what is wrong, verify says, and the next write
                 key = self._keys[0] if self._keys else None
                 told, head = audit.chained(
                     [*told_first, *events], [*(() for _ in told_first), *readers], [*(None for _ in told_first), *seqs],
@@ -128,7 +128,8 @@ class Ledger:
                 _put_head(self._files, head)
                 self._last = (head, version)
             # after its first signed event: killed between, the next one finds that and says it
-            if self._keys and self._db.manifest.audit_key != self._ids[0]:
+            signed_with = audit.parts(head.link)[1]
+            if self._keys and signed_with == self._ids[0] != self._db.manifest.audit_key:
                 self._db.write_manifest(replace(self._db.manifest, audit_key=self._ids[0]))
 
     @staticmethod
