@@ -7,9 +7,12 @@ table after the other, and goes on where one fails: of a log that lacks a file i
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import lancedb
@@ -62,12 +65,13 @@ def verify_store(
         names = list(db.list_tables().tables)
     if not names and not place.files.has(HEAD):
         raise NotAStore(f"{place.path} holds no store")
-    reading = _Reading(place, db, names)
-    with _undisturbed(place, policy.lock_seconds) as alone:
-        manifest = reading.manifest()
-        known = reading.head()
-        told = reading.events()
-    reading.others(manifest)
+    with ExitStack() as copies:
+        reading = _Reading(place, db, names, copies)
+        with _undisturbed(place, policy.lock_seconds) as alone:
+            manifest = reading.manifest()
+            known = reading.head()
+            told = reading.events()
+        reading.others(manifest)
     found = audit.examined(told, known, expected, keys=keys, named="" if manifest is None else manifest.audit_key)
     unchecked = (
         found.unchecked
@@ -96,12 +100,13 @@ def _undisturbed(place: Site, seconds: float) -> Iterator[bool]:
 
 
 class _Reading:
-    """One store, table by table. `faults` is what cannot be read, and why."""
+    """One store, table by table. `faults` is what cannot be read, and why. copies: closed when what was made to read it may go."""
 
-    def __init__(self, place: Site, db: Any, names: Sequence[str]) -> None:
+    def __init__(self, place: Site, db: Any, names: Sequence[str], copies: ExitStack) -> None:
         self._place = place
         self._db = db
         self._names = names
+        self._copies = copies
         self.faults: list[str] = []
 
     def manifest(self) -> Manifest | None:
@@ -166,28 +171,35 @@ class _Reading:
                 return self._db.open_table(name)
         except MemOSError as error:
             self.faults.append(str(error))
-        for version in self._versions(name):
+        return self._before(name)
+
+    def _before(self, name: str) -> Any:
+        """A table of a folder as it was before its newest version, which does not open: as it was at the newest one that does.
+
+        The database asks for the newest one whatever version is wanted, so it is shown a folder that lacks what does not open.
+        """
+        folder = Path(self._at(name))
+        if self._place.is_shared or not (folder / "_versions").is_dir():
+            return None
+        above = Path(self._copies.enter_context(TemporaryDirectory(prefix="memos-verify-")))
+        shown = above / folder.name
+        (shown / "_versions").mkdir(parents=True)
+        for part in folder.iterdir():
+            if part.name != "_versions":
+                (shown / part.name).symlink_to(part.absolute())
+        versions = {_version(file): file for file in (folder / "_versions").glob("*.manifest") if file.stem.isdigit()}
+        for file in versions.values():
+            shutil.copyfile(file, shown / "_versions" / file.name)
+        for version in sorted(versions, reverse=True):
             try:
                 with guarded(self._place, name):
-                    table = self._db.open_table(name, version=version)
-                    table.count_rows()
-            except MemOSError:  # the fault above names the table; an older version may do
+                    table = lancedb.connect(above).open_table(name)
+            except MemOSError:  # the fault that is told of names the table; an older version may do
+                (shown / "_versions" / versions[version].name).unlink()
                 continue
-            self.faults.append(f"{self._at(name)} was read as it was at version {version}, the newest one that opens")
+            self.faults.append(f"{folder} was read as it was at version {version}, the newest one that opens")
             return table
         return None
-
-    def _versions(self, name: str) -> list[int]:
-        """Of a table in a folder, the newest first."""
-        folder = os.path.join(self._at(name), "_versions")
-        if self._place.is_shared or not os.path.isdir(folder):
-            return []
-        found = [
-            int(stem)
-            for stem, ext in map(os.path.splitext, os.listdir(folder))
-            if ext == ".manifest" and stem.isdigit()
-        ]
-        return sorted((_NEWEST - n if n > _NEWEST // 2 else n for n in found), reverse=True)
 
     def _rows(self, name: str, kept: Sequence[str] | None = None) -> pa.Table | None:
         """Read a table from end to end; some columns of its rows, if any are wanted."""
@@ -231,3 +243,9 @@ class _Reading:
                 return []
             middle = len(rows) // 2
             return self._told(rows.slice(0, middle)) + self._told(rows.slice(middle))
+
+
+def _version(manifest: Path) -> int:
+    """The number of the version that a file describes: newer databases count down, so that the newest comes first."""
+    number = int(manifest.stem)
+    return _NEWEST - number if number > _NEWEST // 2 else number
