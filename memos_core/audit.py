@@ -37,11 +37,11 @@ class AuditKey:
     """A secret that events are signed with. `id` tells keys apart and reveals nothing of the secret."""
 
     secret: bytes = field(repr=False)
+    id: str = field(init=False)
 
-    @property
-    def id(self) -> str:
-        """The first 64 bits of the HMAC of a fixed text."""
-        return hmac.digest(self.secret, b"memos audit key", "sha256").hex()[:16]
+    def __post_init__(self) -> None:
+        # 64 bits of the HMAC of a fixed text
+        object.__setattr__(self, "id", hmac.digest(self.secret, b"memos audit key", "sha256").hex()[:16])
 
     def sealed(self, digest: str) -> str:
         """The link of an event with this digest, signed."""

@@ -82,7 +82,9 @@ class Upkeep:
     # --- usage -----------------------------------------------------------------------------------------------------------
 
     def count(self, hits: Sequence[Hit], now: datetime) -> None:
-        """Buffer that these were recalled."""
+        """Buffer that these were recalled. Who may not write to the store reads it uncounted."""
+        if not self._vault.ledger.may_write():
+            return
         with self._lock:
             for hit in hits:
                 self._reads[hit.cube.id] = Usage(self._reads.get(hit.cube.id, Usage()).reads + 1, now)
@@ -98,15 +100,15 @@ class Upkeep:
 
     def note(self, scope: UseScope, ids: Sequence[str], now: datetime) -> None:
         """Buffer which memories a request of a scope wanted."""
-        if self.uses.note(scope, ids, now):
+        if self._vault.ledger.may_write() and self.uses.note(scope, ids, now):
             self._later(self.flush)
 
     def flush(self) -> int:
-        """Write down buffered usage; of how many memories. Who may not write to the store, reads it uncounted."""
-        if not self._vault.ledger.may_write():
-            return 0
+        """Write down buffered usage; of how many memories."""
         with self._lock:
             reads, self._reads = self._reads, {}
+        if not self._vault.ledger.may_write():  # the log got its key since
+            return 0
         try:
             if reads:
                 self._vault.count_reads(reads)

@@ -16,6 +16,7 @@ from memos_core import AuditKeyRequired, Event, InvalidArgument, Item, MemOS, St
 from memos_core import audit as rules
 from memos_core.cli import main
 from memos_core.ledger import Ledger, read_head, read_told
+from memos_core.reembed import reembed
 from memos_core.sites import Folder
 from memos_core.workers import Opening, Worker
 from tests.conftest import START, Clock
@@ -295,6 +296,26 @@ def test_what_a_killed_process_left_is_left_to_one_that_has_the_key(path: Path) 
         assert memory.stats().memories == 2
         assert memory.verify().outcome == "authentic"
         assert [e.outcome for e in memory.log(limit=1)] == ["rolled back"]
+
+
+def test_a_program_without_the_key_does_not_keep_what_it_could_write_down(path: Path) -> None:
+    with opened(path) as memory:
+        for _ in range(3):
+            memory.search("tea")
+        assert not memory._upkeep._reads
+    with opened(path, audit_key=KEY) as memory:
+        [hit] = memory.search("tea", k=1)
+        memory.flush()
+        assert memory.get(hit.cube.id).usage.reads == 1
+
+
+def test_another_embedder_is_given_to_a_store_with_its_key_alone(path: Path) -> None:
+    with pytest.raises(AuditKeyRequired):
+        reembed(path, WordsEmbedder(32))
+    assert reembed(path, WordsEmbedder(32), audit_key=KEY) == 2
+    assert verify_store(path, audit_key=KEY).outcome == "authentic"
+    with pytest.raises(AuditKeyRequired), opened(path, embed=WordsEmbedder(32)) as memory:
+        memory.add("more")
 
 
 # --- every writer signs -------------------------------------------------------------------------------------------------------
