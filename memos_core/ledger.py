@@ -117,7 +117,8 @@ class Ledger:
                 Event(str(uuid.uuid4()), now, who, "audit", outcome=outcome, detail=detail)
                 for outcome, detail in notices
             ]
-            if events or [n.outcome for n in told_first] == ["ok"]:  # what is wrong, verify says, and the next write
+            # that a key begins is said at opening, never in a transaction that may be taken back; what is wrong waits for the next event
+            if events or (told_first and told_first[-1].outcome == "ok"):
                 key = self._keys[0] if self._keys else None
                 told, head = audit.chained(
                     [*told_first, *events], [*(() for _ in told_first), *readers], [*(None for _ in told_first), *seqs],

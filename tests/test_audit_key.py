@@ -12,7 +12,7 @@ from typing import Any
 import lancedb
 import pytest
 
-from memos_core import AuditKeyRequired, Event, InvalidArgument, Item, MemOS, StoreClosed, verify_store
+from memos_core import AuditKeyRequired, Damaged, Event, InvalidArgument, Item, MemOS, StoreClosed, verify_store
 from memos_core import audit as rules
 from memos_core.cli import main
 from memos_core.ledger import Ledger, read_head, read_told
@@ -20,6 +20,7 @@ from memos_core.reembed import reembed
 from memos_core.sites import Folder
 from memos_core.workers import Opening, Worker
 from tests.conftest import START, Clock
+from tests.test_crash import stopped
 from tests.words import WordsEmbedder
 
 KEY, NEW, ANOTHER = (bytes([n]) * 32 for n in (1, 2, 3))
@@ -188,6 +189,54 @@ def test_a_process_killed_between_its_first_signed_event_and_the_manifest_leaves
         assert (memory.verify().outcome, memory.verify().events) == ("authentic", 4)
 
 
+STOPPED: dict[str, tuple[bytes | None, Any, Callable[[MemOS], object]]] = {
+    "a log gets its key": (None, KEY, lambda memory: None),
+    "a key is rotated": (KEY, [NEW, KEY], lambda memory: None),
+    "add": (KEY, KEY, lambda memory: memory.add("more")),
+    "delete": (KEY, KEY, lambda memory: memory.delete(("default",))),
+    "a transaction": (KEY, KEY, lambda memory: in_a_transaction(memory)),
+}
+
+
+def in_a_transaction(memory: MemOS) -> None:
+    with memory.transaction():
+        memory.add("more")
+
+
+@pytest.mark.parametrize("what", STOPPED)
+def test_stopped_after_any_commit_the_log_is_whole_and_signed(what: str, tmp_path: Path) -> None:
+    before, after, change = STOPPED[what]
+    with opened(tmp_path / "start", audit_key=before) as memory:
+        memory.add("tea")
+        kept = memory.verify().head
+    for commits in range(1, 30):
+        path = shutil.copytree(tmp_path / "start", tmp_path / f"{commits}")
+
+        def work(path: Path = path) -> None:
+            change(opened(path, audit_key=after))
+
+        reached = stopped(commits, work)
+        with opened(path, audit_key=after) as memory:
+            assert memory.verify(kept).outcome == "authentic"
+            memory.add("and it can be written")
+            assert memory.verify(kept).outcome == "authentic"
+        if not reached:
+            assert commits > 1
+            return
+    raise AssertionError("never finished")
+
+
+def test_a_lost_head_and_a_first_key_are_both_told_of(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as memory:
+        memory.add("tea")
+    (tmp_path / "store" / "audit" / "head").unlink()
+    with opened(tmp_path / "store", audit_key=KEY) as memory:
+        with pytest.raises(KeyError):
+            fail(memory)
+        assert memory.verify().outcome == "authentic"
+    assert [t.event.outcome for t in stored(tmp_path / "store")][1:3] == ["failed", "ok"]
+
+
 @pytest.mark.parametrize(
     "key", [b"short", "a string of more than thirty-two characters", [], [KEY, KEY], [KEY, b"x"], 7, [None]]
 )
@@ -296,6 +345,16 @@ def test_what_a_killed_process_left_is_left_to_one_that_has_the_key(path: Path) 
         assert memory.stats().memories == 2
         assert memory.verify().outcome == "authentic"
         assert [e.outcome for e in memory.log(limit=1)] == ["rolled back"]
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["without the key", "with it"])
+def test_memories_that_were_lost_are_missed_with_the_key_and_without(path: Path, key: bytes | None) -> None:
+    versions = path / "cubes.lance" / "_versions"
+    min(versions.glob("*.manifest")).unlink()  # the newest: the database falls back without a word
+    (versions / "latest_version_hint.json").unlink(missing_ok=True)
+    with pytest.raises(Damaged, match="lacks 1 memories"):
+        opened(path, audit_key=key)
+    assert verify_store(path, audit_key=key).sound  # of the log nothing is missing
 
 
 def test_a_program_without_the_key_does_not_keep_what_it_could_write_down(path: Path) -> None:
