@@ -115,8 +115,11 @@ class Audit:
 
     @property
     def outcome(self) -> Literal["broken", "linked", "authentic"]:
-        """ "broken": there are faults. "linked": every link fits, which whoever can write to the store's files can bring about.
-        "authentic": besides, every event since the oldest of the keys that were given was written by somebody who has one of them."""
+        """One of three.
+
+        "broken": there are faults. "linked": every link fits, which whoever can write to the store's files can bring about.
+        "authentic": besides, every event since the oldest of the keys that were given was written by somebody who has one of them.
+        """
         if self.faults:
             return "broken"
         return "authentic" if self.authentic else "linked"
@@ -188,8 +191,8 @@ def _is_authentic(link: str, keys: Sequence[AuditKey]) -> bool:
 class _Signatures:
     """The signatures of a log, in its order. Once signed it stays so, and from one key it goes on to newer ones only.
 
-    known: the number of the first event that is signed with a key that was given: what was written
-    before cannot be changed any more without that, its link, being signed anew.
+    known: the number of the first event that is signed with a key that was given. Its link tells of all that was written before, so
+    none of that was changed since.
     """
 
     def __init__(self, keys: Sequence[AuditKey], named: str) -> None:
@@ -251,7 +254,7 @@ class _Signatures:
         elif self.known > 1:
             found.append(
                 f"who wrote events 1 to {self.known - 1}: they are from before the keys that were given. They are as they were when "
-                "the first of these began"
+                "the oldest of these began"
             )
         if expected is None:
             found.append(

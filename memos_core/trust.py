@@ -250,7 +250,8 @@ class Trust:
         it made all links after it and the head anew.
 
         With `MemOS(audit_key=...)` nobody can who has not got the key: what he adds is found, and so is an unsigned log in the place of a
-        signed one. Events from before the log had its key are only held as they were then. `Audit.unchecked` says what was not checked.
+        signed one. Events from before the log had its key are only held as they were then. Give each store a key of its own: a log that was
+        signed with it elsewhere, on a branch for example, is as authentic in the place of this one. `Audit.unchecked` says what was not checked.
 
         Args:
             head: the `head` of an earlier verification, kept where nobody who writes to the store can write: that its event and all

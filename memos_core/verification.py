@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,12 +73,8 @@ def verify_store(
             told = reading.events()
         reading.others(manifest)
     found = audit.examined(told, known, expected, keys=keys, named="" if manifest is None else manifest.audit_key)
-    unchecked = (
-        found.unchecked
-        if alone
-        else (*found.unchecked, "whether somebody was writing meanwhile: the lock could not be had")
-    )
-    return replace(found, faults=(*reading.faults, *found.faults), unchecked=unchecked)
+    others = () if alone else ("whether somebody was writing meanwhile: the lock could not be had",)
+    return replace(found, faults=(*reading.faults, *found.faults), unchecked=(*found.unchecked, *others))
 
 
 @contextmanager
@@ -90,7 +86,7 @@ def _undisturbed(place: Site, seconds: float) -> Iterator[bool]:
     except (
         OSError,
         StoreUnavailable,
-    ):  # a medium that cannot be written, no right to; or somebody who writes all the time
+    ):  # a medium that cannot be written; or, as TimeoutError, somebody who writes all the time
         yield False
         return
     try:
@@ -206,14 +202,21 @@ class _Reading:
         table = self._open(name)
         if table is None:
             return None
+        with suppress(MemOSError):  # perhaps only because a compaction took the files away since
+            return self._read(table, name, kept)
         try:
             with guarded(self._place, name):
-                batches = table.search().limit(_ALL).to_batches(_ROWS)
-                found = [b.select(list(kept)) for b in batches if kept is not None]
-            return pa.Table.from_batches(found) if found else None
+                table.checkout_latest()
+            return self._read(table, name, kept)
         except MemOSError as error:
             self.faults.append(str(error))
             return None
+
+    def _read(self, table: Any, name: str, kept: Sequence[str] | None) -> pa.Table | None:
+        with guarded(self._place, name):
+            batches = table.search().limit(_ALL).to_batches(_ROWS)
+            found = [b.select(list(kept)) for b in batches if kept is not None]
+        return pa.Table.from_batches(found) if found else None
 
     def _rest(self, table: Any) -> pa.Table:
         """The rows of a table that can be read, of one that as a whole cannot."""
