@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from pathlib import Path
 from typing import Any
@@ -173,3 +174,23 @@ def test_memosctl_reads_what_is_there(store: Path, tmp_path: Path, capsys: pytes
     assert f"{store}/events.lance is missing" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "nothing")]) == 1
     assert "holds no store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tries", [10, pytest.param(500, marks=pytest.mark.slow)])
+def test_whatever_is_damaged_it_gives_an_answer_and_never_another_log(
+    healthy: Path, tmp_path: Path, key: bytes | None, tries: int
+) -> None:
+    rng, whole = random.Random(7), verify_store(shutil.copytree(healthy, tmp_path / "whole"), audit_key=key)
+    for number in range(tries):
+        path = shutil.copytree(healthy, tmp_path / f"{number}")
+        some = [*path.rglob("events.lance/**/*"), *path.rglob("meta.lance/**/*"), path / "audit" / "head"]
+        file = rng.choice(sorted(f for f in some if f.is_file() and f.stat().st_size))
+        raw = bytearray(file.read_bytes())
+        if rng.random() < 0.3:
+            raw = raw[: rng.randrange(len(raw))]
+        else:
+            raw[rng.randrange(len(raw))] ^= rng.randrange(1, 256)
+        file.write_bytes(raw)
+        found = verify_store(path, audit_key=key)
+        assert not found.sound or found == whole, file
+        shutil.rmtree(path)
