@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AccessDenied,
+    AuditKeyRequired,
     Conflict,
     ContextTooLong,
     Damaged,
@@ -97,6 +98,7 @@ if TYPE_CHECKING:
     from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
+    from .verification import verify_store
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -114,6 +116,7 @@ __all__ = [
     "AnswerReader",
     "AnswerStream",
     "Audit",
+    "AuditKeyRequired",
     "Brief",
     "BrokenCall",
     "Carried",
@@ -200,6 +203,7 @@ __all__ = [
     "new_key",
     "public_key",
     "read_answer",
+    "verify_store",
 ]  # fmt: skip
 
 _LAZY = {
@@ -209,7 +213,7 @@ _LAZY = {
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
     "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
-    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls", "verify_store": "verification",
 }  # fmt: skip
 
 

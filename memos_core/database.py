@@ -63,6 +63,8 @@ class Database(Compaction):
         self._past: dict[str, tuple[int, Any]] = {}  # as they were before a transaction that is under way
         self._put_off: list[Callable[[], None]] = []
         self.transactions = Transactions(self)
+        self.may_write: Callable[[], bool] = lambda: True
+        """Whether this process can tell of what it does, as the log must be told: else it finishes nothing that others began."""
         self._closed = False
         site.claim()
         self._turn = site.turn("write")
@@ -235,9 +237,9 @@ class Database(Compaction):
             clean = False
             try:
                 self._acquire(seconds)
-                if self._tables and self.fresh().pinned:
+                if self._tables and self.fresh().pinned and self.may_write():
                     self.transactions.take_back()
-                while self._put_off:
+                while self._put_off and self.may_write():
                     self._put_off[0]()
                     del self._put_off[0]
                 yield
@@ -253,7 +255,9 @@ class Database(Compaction):
 
     def when_free(self, work: Callable[[], None]) -> None:
         """Do something as the only writer, and wait for nobody: now, or before this process's next write if somebody writes now, or if
-        the store cannot be written."""
+        the store cannot be written. Never, where this process may not write: it is left to one that may."""
+        if not self.may_write():
+            return
         begun = False
         try:
             with self.writing(wait=0):
@@ -298,18 +302,8 @@ class Database(Compaction):
     @contextmanager
     def guarded(self, table: str) -> Iterator[None]:
         """Raise what the database raises as one of our errors, naming the table's path."""
-        try:
+        with guarded(self.site, table):
             yield
-        except MemOSError:
-            raise
-        except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
-            raise self.site.fault(error, table) from error
-        except Exception as error:
-            if (
-                type(error).__name__ != "RustPanic"
-            ):  # its class is private to LanceDB's extension: known by its name alone
-                raise
-            raise self.site.fault(error, table) from error
 
     def _acquire(self, seconds: float) -> None:
         try:
@@ -406,3 +400,18 @@ class Database(Compaction):
     def _pinnable(self) -> list[str]:
         """What verbs write under the writers' lock, as far as it is there."""
         return [self.manifest.cubes, *_PINNED, *(name for name in _PINNED_LATER if self.has(name))]
+
+
+@contextmanager
+def guarded(site: Site, table: str) -> Iterator[None]:
+    """Raise what the database raises as one of our errors, naming the path of a table at a site."""
+    try:
+        yield
+    except MemOSError:
+        raise
+    except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
+        raise site.fault(error, table) from error
+    except Exception as error:
+        if type(error).__name__ != "RustPanic":  # its class is private to LanceDB's extension: known by its name alone
+            raise
+        raise site.fault(error, table) from error

@@ -23,6 +23,7 @@
         ├── NotAStore                    the folder holds something else
         ├── SchemaMismatch               written by another schema of this project
         ├── EmbedderMismatch             its vectors come from another embedder
+        ├── AuditKeyRequired             its log is signed with a key that was not given; nothing was written
         ├── Damaged                      a file or a record is not what was written; the message names it
         └── StoreClosed                  used after close()
 
@@ -122,6 +123,10 @@ class SchemaMismatch(StoreError):
 
 class EmbedderMismatch(StoreError):
     """The store's vectors were made by another embedder."""
+
+
+class AuditKeyRequired(StoreError):
+    """The store's log is signed with a key that this process was not given; it may read, and wrote nothing."""
 
 
 class Damaged(StoreError):

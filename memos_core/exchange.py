@@ -93,6 +93,7 @@ class Exchange:
             NotFound: of one of the ids. InvalidArgument: the target holds something else. StoreUnavailable, Damaged.
         """
         who = self._who(actor)
+        self._vault.ledger.require_key()
         wanted = self._selected(who, namespace, ids, filter, kinds, history)
         left = None if redact is None else leaving.as_said(redact)
         if self._sensitivity is not None and not grants.holds(self._sensitivity.raw, who):
@@ -143,6 +144,7 @@ class Exchange:
             DumpRefused: it is not what it says, or may not be loaded. AccessDenied. Nothing of it is here then.
         """
         who = self._who(actor)
+        self._vault.ledger.require_key()
         order = Order(
             who, self._owner_of(who, owner, as_they_are), frozenset(_kind(k) for k in kinds), _fingerprint(model or self._model),
             None if trust is None else frozenset(trust), accept,
@@ -213,6 +215,7 @@ class Exchange:
                 else published under the name. MissingPackage: without cryptography.
         """
         who = self._who(actor)
+        self._vault.ledger.require_key()
         seen = tuple(sorted(checked_actors(visibility, "visibility")))
         if not seen:
             raise InvalidArgument("visibility: say who may load it: names, or PUBLIC")
@@ -287,6 +290,7 @@ class Exchange:
         brings is the actor's alone, apart from what is here, with vectors made here; what was withdrawn is removed, unless it was
         changed or frozen here. One publication that is refused does not stop the others: its report says why."""
         listed = None if ids is None else checked_ids(ids)
+        self._vault.ledger.require_key()
         reports = self._memstore.pull(self._who(actor), listed, _fingerprint(self._model), progress)
         self._upkeep.after_write()
         return reports

@@ -35,6 +35,7 @@ from .validate import (
     checked_number,
     checked_word,
 )
+from .vault import Vault
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Forms:
     _duplicates: Duplicates
     _tiers: Tiers
     _upkeep: Upkeep
+    _vault: Vault
     _writer: Writer
     _answering: Answering | None = None
 
@@ -254,6 +256,7 @@ class Forms:
         who, where = self._who(actor), checked_namespace(namespace, root=True)
         budget = checked_number(max_brief_tokens, "max_brief_tokens")
         self._require_open()
+        self._vault.ledger.require_key()  # an answer is told of in the log
         from .answering import Asked  # these bring torch, which those who only remember need not have
         from .steering import steered
 

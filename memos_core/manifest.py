@@ -14,8 +14,9 @@ from .types import SCHEMA
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """What the store is: the schema, the embedder (its fingerprint, or None, and how it embeds a fixed sentence), the
-    current cubes table, the one that a re-embedding is filling, how many rows the vector index was trained on, and, while a
-    transaction is under way, at which version each table counts (see `transactions`)."""
+    current cubes table, the one that a re-embedding is filling, how many rows the vector index was trained on, while a
+    transaction is under way, at which version each table counts (see `transactions`), and the id of the key that its log is
+    signed with, if it is."""
 
     schema: int
     embedder: str | None
@@ -25,6 +26,7 @@ class Manifest:
     filling: str | None = None
     trained: int = 0
     pinned: Mapping[str, int] = field(default_factory=dict)
+    audit_key: str = ""
 
 
 def signed(manifest: Manifest) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from . import brief as briefs
 from . import filters, governance, lifecycle, reader
 from .adapters import AdapterTier
+from .audit import checked_keys
 from .blobs import Blobs
 from .bringing import Bringer
 from .codec import checked_attributes, checked_text
@@ -62,7 +63,7 @@ from .types import (
 )  # fmt: skip
 from .upkeep import Upkeep
 from .validate import (
-    checked_access,  # fmt: skip
+    checked_access,
     checked_actor,
     checked_actors,
     checked_end,
@@ -72,7 +73,7 @@ from .validate import (
     checked_policy,
     checked_tags,
     checked_word,
-)
+)  # fmt: skip
 from .vault import Vault
 from .working_set import Scope, WorkingSet
 from .writing import Writer
@@ -107,7 +108,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         rates: what things cost on this machine; None measures it.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
-        clock: the time, in UTC.
+        clock: the time, in UTC. audit_key: 32 secret bytes or more that the log is signed with, or several such keys, newest first; others may read. See `verify`.
 
     Safe for many threads. `path` is where it lives, `closed` whether it was closed. Raises StoreError at opening: see `errors`.
 
@@ -134,6 +135,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
+        audit_key: bytes | Sequence[bytes] | None = None,
     ) -> None:
         if reader is not None and not callable(getattr(reader, "read", None)):
             raise InvalidArgument(f"reader: an object with a method read is needed, not {type(reader).__name__}")
@@ -146,7 +148,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._count_tokens = count_tokens
         self._clock = clock
         place = site(path, policy, storage_options)
-        self._vault = Vault(place, policy, self._embedding.manifest)
+        self._vault = Vault(place, policy, self._embedding.manifest, checked_keys(audit_key))
         self._blobs = blobs = Blobs(place.files)
         blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
@@ -156,6 +158,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         landing = Landing(self._vault, blobs, self._writer, self._adapters.rebuilds)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
+            self._vault.ledger.settle(self._actor, clock())
             landing.settle()
             self._upkeep.repair(clock())
         except BaseException:
@@ -187,7 +190,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
             type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
-            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
+            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock, audit_key=audit_key,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self._bringer = Bringer(self._vault, self._writer, self._embedding, self._items, clock)
@@ -280,9 +283,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     def restore(self, id: str, version: int, *, actor: str | None = None) -> MemCube:
         """Make a new version with the content of an old one; access and state stay as they are today."""
         version = checked_number(version, "version")
-        past = self._inquiry.get(
-            self._who(actor), checked_id(id), version
-        )  # as it is: nothing is left out of what is stored
+        # as it is: nothing is left out of what is stored
+        past = self._inquiry.get(self._who(actor), checked_id(id), version)
         return self._change(
             id, actor, "restore", governance.require_write, lambda cube: lifecycle.restored(cube, past, self._clock())
         )
@@ -346,15 +348,13 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         start, end = reader.aware(since, "since"), reader.aware(until, "until")
         if start is not None and end is not None and start >= end:
             raise InvalidArgument(f"since, until: {start.isoformat()} is not before {end.isoformat()}")
-        narrowed = (
-            filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
-        )
+        narrowed = filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter))
         where, now = checked_namespace(namespace, root=True), self._clock()
         self._require_open()
 
         def found(question: Question) -> tuple[str, list[Hit]]:
             who = self._who(actor)  # in the same reading: the manifest is looked at once for all of it
-            return who, self._working_set.search(Scope.of(who, where), question, k, narrowed, now)
+            return who, self._working_set.search(Scope.of(who, where), question, k, narrowed or None, now)
 
         with self._going_first():
             return self._found(query, now, found)

@@ -73,6 +73,7 @@ class Ticking:
         clock that went back, a budget smaller than one block, and a policy that contradicts itself.
         """
         self._require_open()
+        self._vault.ledger.require_key()
         begun = time.perf_counter()
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
@@ -97,6 +98,7 @@ class Ticking:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < threading.TIMEOUT_MAX:
             raise InvalidArgument(f"every: a positive timedelta or number of seconds is needed, not {every!r}")
         self._require_open()
+        self._vault.ledger.require_key()
         self._scheduler.check(self._model)
         with self._starting:
             # one that was told to end, and has not yet, is as good as gone
@@ -124,6 +126,7 @@ class Ticking:
     def flush(self) -> None:
         """Wait until what is pending is done: buffered usage written down, and every move carried out that can be now."""
         self._require_open()
+        self._vault.ledger.require_key()
         self._upkeep.wait()
         self._upkeep.flush()
         begun = time.perf_counter()

@@ -130,6 +130,7 @@ class TimeTravel:
         Raises:
             StoreUnavailable: another writer, or a compaction, did not end in time.
         """
+        self._vault.ledger.require_key()
         with self._vault.db.transactions.begin() as under_way:
             if not under_way.ends:
                 under_way.ends.append(partial(self._settle, under_way))

@@ -114,6 +114,7 @@ class Trust:
 
         Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
         """
+        self._vault.ledger.require_key()
         self._writer.forgetting.purge()
         self._adapters.under_way.sweep()
 
@@ -245,12 +246,19 @@ class Trust:
     # --- proof -----------------------------------------------------------------------------------------------------------
 
     def verify(self, head: str | None = None) -> Audit:
-        """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named.
+        """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named, unless whoever did
+        it made all links after it and the head anew.
+
+        With `MemOS(audit_key=...)` nobody can who has not got the key: what he adds is found, and so is an unsigned log in the place of a
+        signed one. Events from before the log had its key are only held as they were then. Give each store a key of its own: a log that was
+        signed with it elsewhere, on a branch for example, is as authentic in the place of this one. `Audit.unchecked` says what was not checked.
 
         Args:
-            head: the `head` of an earlier verification, kept where nobody who writes to the store can write: then a log that was
-                forged as a whole since then is found, too.
+            head: the `head` of an earlier verification, kept where nobody who writes to the store can write: that its event and all
+                before it are there as they were is checked by it, with or without a key. Nothing else shows that the newest events were
+                cut off together with the head, or that all files were put back to what they were. Of events after it, it says nothing.
 
-        Writes nothing. It tells how many events there are and nothing of any of them: it is for whoever runs the store.
+        Writes nothing. It tells how many events there are and nothing of any of them: it is for whoever runs the store. For a store that
+        does not open there is `verify_store`.
         """
         return self._vault.ledger.verify(checked_word(head, "head"))

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters, lifecycle
+from .audit import AuditKey
 from .codec import Outline
 from .database import Database
 from .errors import Conflict
@@ -59,9 +60,10 @@ class Change:
 class Vault:
     """The memories of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at a site, or make one as `describe` says if there is nothing."""
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest], keys: Sequence[AuditKey] = ()) -> None:  # fmt: skip
+        """Open the store at a site, or make one as `describe` says if there is nothing. keys: of its log, the newest first."""
         self.db = Database(site, policy, describe, begin)
+        self.ledger = Ledger(self.db, keys)
         self._before: tuple[str, int] | None = None
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
@@ -70,11 +72,9 @@ class Vault:
         """The vectors of memories that come back into search."""
         self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
         """What is said in the header of a memory of what was found in it, before it is stored."""
-        self.db.transactions.witness = self._witness
-        self.db.rewriting = self._rewriting
+        self.db.transactions.witness, self.db.rewriting = self._witness, self._rewriting
         self.db.transactions.take_back_of_the_dead()
-        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
-        self.ledger.settle()
+        self.rules = Rules(self.db)
 
     @property
     def path(self) -> str:
@@ -88,8 +88,9 @@ class Vault:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer until the end of the block."""
+        """Be the only writer until the end of the block. Raises AuditKeyRequired."""
         with self.db.writing():
+            self.ledger.require_key()
             self.before_writing()
             yield
 
@@ -358,16 +359,15 @@ class Vault:
         newest again."""
         log = self.db.at("events", pins["events"]).search().select(["number"])
         last = log.order_by([ColumnOrdering(column_name="number", ascending=False)]).limit(1).to_arrow()["number"]
-        ledger = Ledger(self.db)
-        undone = ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
+        undone = self.ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
 
         def tell() -> None:
             told = [
                 replace(e, id=str(uuid.uuid4()), outcome=ROLLED_BACK if e.outcome == "ok" else e.outcome)
                 for e in undone
             ]
-            ledger.rewind()  # the chain ends again where it did
-            ledger.record(told, [()] * len(told))
+            self.ledger.rewind()  # the chain ends again where it did
+            self.ledger.record(told, [()] * len(told))
 
         return tell
 
@@ -462,7 +462,7 @@ class Vault:
         with self.db.guarded(manifest.cubes):
             self.db.table(manifest.cubes).optimize()
             self.db.committed(manifest.cubes)
-        self.db.write_manifest(manifest)
+        self.db.write_manifest(replace(manifest, audit_key=self.manifest.audit_key))
         self.db.drop(before)
 
     # --- rows ------------------------------------------------------------------------------------------------------

@@ -302,7 +302,8 @@ class Writer:
     def failed(self, who: str, verb: str, what: str) -> None:
         """Log and record something that failed and that a request was spared."""
         log.warning("%s for %s failed: %s", verb, who, what)
-        self.tell(who, verb, [], self._clock(), failed=what)
+        if self._vault.ledger.may_write():  # else the request was one of a reader, and goes on
+            self.tell(who, verb, [], self._clock(), failed=what)
 
     def _embed(self, known: dict[tuple[str | None, str], Vector], turns: Sequence[Turn]) -> None:
         new = [t for t in turns if (t.speaker, t.text) not in known]
