@@ -197,6 +197,7 @@ def fused(cube: MemCube, others: Sequence[MemCube], access: Access, now: datetim
     origin = replace(cube.origin, provenance=provenance([cube, *others]))
     new = replace(
         cube,
+        sensitivity=tuple(sorted({*cube.sensitivity, *(tag for other in others for tag in other.sensitivity)})),
         origin=origin,
         payload=Text(text),
         lineage=tuple(dict.fromkeys(links)),

@@ -178,8 +178,10 @@ class Redactions:
 
     def is_news(self, who: str) -> bool:
         """Whether the store does not say yet what its opener gave. Raises InvalidArgument for one that gives it raw to others."""
+        if self._given is None:
+            return False
         known = self.recorded() or Recorded()
-        return self._given is not None and known.joined(self._given, who, known.since) != known
+        return known.joined(self._given, who, known.since) != known
 
     def record(self, who: str, since: datetime | None) -> Recorded | None:
         """Let the store say what its opener gave; what it says then, None where that is no news. The caller is the only writer."""
