@@ -182,7 +182,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
-            type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
             schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)

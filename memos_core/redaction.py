@@ -171,6 +171,13 @@ class Redactions:
             self._made = (rules, None if rule is None else self._of(Recorded.read(rule)))
         return self._made[1]
 
+    def given(self) -> Sensitivity | None:
+        """What this process gave, as far as the store still lets it: for a copy of the store."""
+        given, said = self._given, self.recorded()
+        if given is None or given.raw is None or said is None:
+            return given
+        return replace(given, raw=grants.meet(said.raw, frozenset(map(str, given.raw))))
+
     def recorded(self) -> Recorded | None:
         """What the store says."""
         rule = self._rules.all().get(RULE)
@@ -212,7 +219,7 @@ class Redactions:
 
     def _of(self, said: Recorded) -> Redaction:
         given = self._given
-        raw = said.raw if given is None or given.raw is None else grants.meet(said.raw, given.raw)
+        raw = said.raw if given is None or given.raw is None else grants.meet(said.raw, frozenset(map(str, given.raw)))
         made = [self._made_for(region) for region in said.regions]
         if given is not None and not (isinstance(given.detect, CheckedForms) and given.detect.region in said.regions):
             made.append(given.detect)

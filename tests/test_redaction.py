@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from memos_core import PUBLIC, Access, AccessDenied, InvalidArgument, Kind, MemOS, Sensitivity, cli
+from memos_core import PUBLIC, Access, AccessDenied, InvalidArgument, Kind, LLMReader, MemOS, Sensitivity, cli
 from memos_core.sensitivity import Finding, checked_forms
+from memos_core.workers import Opening
 from tests.conftest import Clock
 from tests.test_forgetting import keep_tensors
+from tests.test_reader import Script, item
 from tests.test_sensitivity import carried, digits
+from tests.words import WordsEmbedder
 
 EVERYBODY = frozenset({PUBLIC})
 OPEN = Access("ann", EVERYBODY)
@@ -141,6 +145,35 @@ def test_a_weaker_detector_does_not_take_the_stores_away(open_store: Open) -> No
     assert blind.get(cube.id, actor="bob").text == f"{LEFT}, 42 cups"
     counting = open_store(sensitivity=Sensitivity(digits))
     assert counting.get(cube.id, actor="bob").text == f"{LEFT}, [number] cups"
+
+
+@pytest.mark.usefixtures("packages")
+def test_what_a_reader_reads_of_it_is_redacted_too(open_store: Open) -> None:
+    [cube] = open_store(sensitivity=Sensitivity(checked_forms())).add(RAW, access=OPEN)
+    model = Script(json.dumps([item(f"Ann has {MAIL}")]), json.dumps([]))
+    reading = open_store(reader=LLMReader(model))
+    said = {"role": "user", "content": f"have {MAIL} here for tea"}
+    _, statement = reading.add(said, access=OPEN)
+    assert statement.sensitivity == ("email",)
+    assert statement.lineage[0].id != cube.id
+    assert reading.get(statement.id, actor="bob").text == "Ann has [email]"
+    reading.add({"role": "user", "content": "who has tea?"}, actor="bob")
+    assert MAIL not in model.prompts[1]
+
+
+@pytest.mark.usefixtures("packages")
+def test_a_worker_and_a_retriever_that_open_the_store_by_its_path_leave_it_out(
+    open_store: Open, tmp_path: Path, embed: WordsEmbedder
+) -> None:
+    [cube] = open_store(sensitivity=Sensitivity(checked_forms())).add(RAW, access=OPEN)
+    with Opening(str(tmp_path / "store"), embed=embed).open(threading.Event()) as worker:
+        made = keep_tensors(worker, worker.get(cube.id, actor="ann"), b"tensors")
+        assert worker._tiers.passage("bob", made) is None
+        assert worker.get(cube.id, actor="bob").text == LEFT
+    langchain = pytest.importorskip("langchain_memos", reason="LangChain is not installed")
+    retriever = langchain.MemOSRetriever(tmp_path / "store", embed=embed, user_id="bob")
+    assert [d.page_content for d in retriever.invoke("tea")] == [LEFT]
+    retriever.close()
 
 
 # --- where it cannot be made again -------------------------------------------------------------------------------------------
@@ -294,6 +327,14 @@ def test_who_is_given_it_raw_is_said_by_who_recorded_it_and_written_in_the_log(o
     assert plain.get(cube.id).text == "[number]"
     assert memory.get(cube.id, actor="bob").text == left
     assert plain.raw_readers() == frozenset()
+
+
+def test_a_right_that_was_taken_back_is_none_on_a_branch_either(open_store: Open) -> None:
+    memory = open_store(sensitivity=Sensitivity(digits, raw=frozenset({"clerk"})))
+    [cube] = memory.add("tea costs 42", access=OPEN)
+    open_store().allow_raw([])
+    with memory.branch("try") as trial:
+        assert trial.get(cube.id, actor="clerk").text == "tea costs [number]"
 
 
 def test_a_group_is_given_it_raw_as_long_as_one_is_in_it(open_store: Open) -> None:
