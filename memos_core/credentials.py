@@ -18,10 +18,12 @@ Spans = Callable[[str], Iterator[tuple[str, int, int]]]
 API_KEY, PASSWORD, PRIVATE_KEY = "api_key", "password", "private_key"
 
 _ISSUED = re.compile(
-    r"(?<![\w-])(?:github_pat_\w{22,}|sk-(?:ant|proj|svcacct|or)-[\w-]{20,}|sk-[A-Za-z0-9]{32,}|AIza[\w-]{35}|hf_[A-Za-z0-9]{30,}"
+    r"(?<![\w-])(?:github_pat_\w{22,}|sk-(?:ant|proj|svcacct|or)-[\w-]{20,}|sk-[A-Za-z0-9]{32,}|sk-[\w-]*[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}|AIza[\w-]{35}|hf_[A-Za-z0-9]{30,}"
     r"|gsk_[A-Za-z0-9]{40,}|[srp]k_(?:live|test)_[A-Za-z0-9]{16,}|whsec_[A-Za-z0-9+/]{24,}|xapp-[\w-]{20,}|npm_[A-Za-z0-9]{36}"
     r"|ya29\.[\w-]{20,}|dckr_pat_[\w-]{20,})"
 )
+# addresses are found anyway; of a private key the library knows the first line alone; its pattern for OpenAI takes the square of a text's length
+_OURS = ("Public IP (ipv4)", "Private Key", "OpenAI Token")
 _PRIVATE = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----|\Z)", re.S
 )
@@ -122,8 +124,8 @@ def _patterns() -> list[tuple[str, re.Pattern[str], Callable[[str], bool]]]:
     found: list[tuple[str, re.Pattern[str], Callable[[str], bool]]] = []
     plugins: dict[str, Any] = get_mapping_from_secret_type_to_class()
     for name, plugin in sorted(plugins.items()):
-        if not issubclass(plugin, RegexBasedDetector) or name in ("Public IP (ipv4)", "Private Key"):
-            continue  # addresses are found anyway; of a private key it knows the first line alone
+        if not issubclass(plugin, RegexBasedDetector) or name in _OURS:
+            continue
         kind = PASSWORD if name == "Basic Auth Credentials" else API_KEY
         is_valid: Callable[[str], bool] = getattr(plugin, "is_formally_valid", _always)
         found += [(kind, pattern, is_valid) for pattern in cast("Iterable[re.Pattern[str]]", plugin.denylist)]
