@@ -30,11 +30,11 @@ _PRIVATE = re.compile(
 _WORD = r"(?:pass[ -]?(?:word|code|phrase|wd)|passwd|pwd|pw|pswd|[kp]ass?wort|kennwort|contraseña|mot de passe|senha|wachtwoord|lösenord)s?"
 _ASIDE = r"(?:\s+(?:(?:for|of|to|at|on|in)(?:\s+[\w'’.@-]+){1,5}?|(?:that\s+)?(?:i|we|you|they|he|she)\s+(?:use|have|got|chose|set|gave)))?"
 _SAID = (
-    r"(?:\s*(?:(?:is|was|are|ist|es|est)(?:\s+(?:now|still|just|simply|currently))?\s*:?\s+|(?::=|=>|->|[:=])\s*|\s[-–]\s"
+    r"(?:\s*(?:(?:is|was|are|will be|ist|es|est)(?:\s+(?:now|still|just|simply|currently))?\s*:?\s+|(?::=|=>|->|→|[:=])\s*|\s[-–]\s"
     r"|\s(?:changed\s+)?to\s+))"
 )
 _TAKEN = r"""(?:"(?P<quoted>[^"\n]+)"|'(?P<single>[^'\n]+)'|`(?P<code>[^`\n]+)`|“(?P<curly>[^”\n]+)”|(?P<plain>[^\s"'`“]\S*))"""
-_PASSWORD = re.compile(rf"(?<![\w]){_WORD}(?:['’]s\s+|{_ASIDE}{_SAID}){_TAKEN}", re.I)
+_PASSWORD = re.compile(rf"(?<![^\W_]){_WORD}[\"'\]]{{0,2}}(?:['’]s\s+|{_ASIDE}{_SAID}){_TAKEN}", re.I)
 _PHRASE = re.compile(r"(?<!\w)pass[ -]?phrase(?:\s*[:=]\s*|\s+is:?\s+)(?P<plain>[^.\n\"'`]+)", re.I)
 _BESIDE = re.compile(rf"(?<!\w){_WORD}\s+{_TAKEN}", re.I)  # "with password hunter2"
 _SET_TO = re.compile(
@@ -44,6 +44,11 @@ _IS_MINE = re.compile(
     rf"(?<!\S){_TAKEN}\s*(?:is|was|,? as)\s+(?:my|our|the|her|his|their|your|a)\s+(?:[\w-]+\s+){{0,2}}?{_WORD}(?!\w)",
     re.I,
 )
+_CODE = re.compile(
+    rf"(?<!\w)(?:door|vault|alarm|gate|garage|safe|lock|entry|entrance|security|access)(?:['’]s)?\s+(?:code|combination){_ASIDE}{_SAID}{_TAKEN}",
+    re.I,
+)
+_PASS = re.compile(rf"(?<!\w)pass(?:\s+is\s+|\s*[:=]\s*){_TAKEN}", re.I)
 _PIN = re.compile(
     r"(?<!\w)pin(?:\s*(?:code|number))?(?:\s+(?:for|of|to)(?:\s+[\w'’-]+){1,4}?)?\s*(?:is|:|=|was)\s*(?P<plain>\d{4,8})(?!\d)",
     re.I,
@@ -54,14 +59,18 @@ _LOGIN = re.compile(
 )
 _KEY = re.compile(
     r"(?<![A-Za-z])(?:(?:api|access|secret|auth|service|account|app|client|license|licence|bearer|refresh)[ _-]?(?:key|token|secret)s?|apikey|token|bearer"
-    rf"|secret(?:[ _-]access)?(?:[ _-]key)?)(?:{_ASIDE}{_SAID}|\s+(?!for\s|of\s|to\s|at\s|on\s|in\s)){_TAKEN}",
+    rf"|secret(?:[ _-]access)?(?:[ _-]key)?|(?:wi-?fi|wlan|wpa2?|network|encryption|signing|ssh)[ _-]key)[\"'\]]{{0,2}}(?:{_ASIDE}{_SAID}|\s+(?!for\s|of\s|to\s|at\s|on\s|in\s)){_TAKEN}",
     re.I,
 )
-_LEAST_KEY = 8  # characters of a key that is known only by the word before it
+_LEAST_KEY, _LONG_KEY = (
+    8,
+    20,
+)  # characters of a key that is known only by the word before it, and of one of letters alone
+_BOTH, _DIGITS = re.compile(r"[^\W\d].*\d|\d.*[^\W\d]"), re.compile(r"\d{2}")
 
 # most texts have neither, and are passed over at the cost of two looks
 _NAMED = re.compile(
-    r"pass|pswd|pwd|pw\b|wort|kasswo|contrase|mot de|senha|wachtw|senord|pin\b|creds|credential|log[ -]?in|key|token|secret|bearer",
+    r"pass|pswd|pwd|pw\b|wort|kasswo|contrase|mot de|senha|wachtw|senord|pin\b|creds|credential|log[ -]?in|key|token|secret|bearer|code\b|combination",
     re.I,
 )
 _LONG = re.compile(r"\S{11}|:/")
@@ -148,9 +157,10 @@ def _told(text: str) -> Iterator[tuple[str, int, int]]:
         for match in pattern.finditer(text):
             if (span := _value(match)) is not None and _is_password(text, match, span):
                 yield PASSWORD, *span
-    for match in _BESIDE.finditer(text):
-        if (span := _value(match)) is not None and re.search(r"[^\W\d].*\d|\d.*[^\W\d]", text[slice(*span)]):
-            yield PASSWORD, *span
+    for pattern, needed in ((_BESIDE, _BOTH), (_PASS, _BOTH), (_CODE, _DIGITS)):
+        for match in pattern.finditer(text):
+            if (span := _value(match)) is not None and needed.search(text[slice(*span)]):
+                yield PASSWORD, *span
     for match in _PHRASE.finditer(text):
         words = match["plain"].split()
         if len(words) > 2 and words[0].casefold() not in _SAYS_HOW:
@@ -161,7 +171,8 @@ def _told(text: str) -> Iterator[tuple[str, int, int]]:
                 yield PASSWORD, *span
     for match in _KEY.finditer(text):
         span = _value(match)
-        if span is not None and span[1] - span[0] >= _LEAST_KEY and _is_mixed(text[slice(*span)]):
+        size = 0 if span is None else span[1] - span[0]
+        if span is not None and size >= _LEAST_KEY and (size >= _LONG_KEY or _is_mixed(text[slice(*span)])):
             yield API_KEY, *span
 
 
