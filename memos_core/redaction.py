@@ -89,7 +89,7 @@ class Redaction:
 
     def tagged(self, cube: MemCube, old: MemCube | None = None) -> MemCube:
         """A memory whose header says what kinds were found in it, besides what it says already. old: its version before."""
-        tags = {*cube.sensitivity, *(f.kind for text in _texts(cube) for f in _found(text, self.looking))}
+        tags = {*cube.sensitivity, *_kinds_in(cube, self.looking)}
         if self.lacks:
             says_new = old is None or (old.payload, old.attributes) != (cube.payload, cube.attributes)
             tags |= {UNCHECKED} if says_new else set()
@@ -124,10 +124,12 @@ class Redaction:
             kinds = self._kinds(cube)
             return _withheld(cube, kinds) if kinds else cube
         detectors = self.looking or (self.tagged_only if cube.sensitivity else ())
+        if not detectors and not cube.sensitivity:
+            return cube
         found = set[str]()
 
-        def without(text: str) -> str:
-            findings = _found(text, detectors)
+        def without(text: str, name: str) -> str:
+            findings = _found(text, detectors, name)
             found.update(f.kind for f in findings)
             return redacted(text, findings)
 
@@ -145,7 +147,7 @@ class Redaction:
         return replace(left, sensitivity=()) if left.sensitivity else left
 
     def _kinds(self, cube: MemCube) -> set[str]:
-        kinds = {*cube.sensitivity, *(f.kind for text in _texts(cube) for f in _found(text, self.looking))}
+        kinds = {*cube.sensitivity, *_kinds_in(cube, self.looking)}
         if self.looking and not self.lacks:
             kinds.discard(UNCHECKED)
         elif self.lacks and self.since is not None and cube.updated_at < self.since:
@@ -257,43 +259,55 @@ def note_tags(rules: Rules, tagged: bool) -> None:
         rules.put({RULE: Recorded().rule})
 
 
-def _found(text: str, detectors: Sequence[Detector]) -> list[Finding]:
-    return [finding for detect in detectors for finding in detect(text)]
+def _found(text: str, detectors: Sequence[Detector], name: str = "") -> list[Finding]:
+    """What is found in a text; in a value that has a name, also by the name: that "hunter2" is a password, only it says."""
+    found = [finding for detect in detectors for finding in detect(text)]
+    if name:
+        said = f"{name}: "
+        begins = len(said)
+        named = (f for detect in detectors for f in detect(said + text) if f.end > begins)
+        found += [Finding(f.kind, max(0, f.start - begins), f.end - begins) for f in named]
+    return found
+
+
+def _kinds_in(cube: MemCube, detectors: Sequence[Detector]) -> set[str]:
+    return {f.kind for text, name in _texts(cube) for f in _found(text, detectors, name)} if detectors else set()
 
 
 def _withheld(cube: MemCube, kinds: set[str]) -> MemCube:
     """A memory of which nothing is left but what it was found to hold."""
     said = f"[{', '.join(sorted(kinds))}]"
-    return _each_text(cube, lambda text: said if text else text)
+    return _each_text(cube, lambda text, name: said if text else text)
 
 
-def _each_text(cube: MemCube, change: Callable[[str], str]) -> MemCube:
-    """A memory with its text, and each string among its attributes, changed; and without the hash of a text that is another now."""
-    attributes = {name: _each(value, change) for name, value in cube.attributes.items()}
+def _each_text(cube: MemCube, change: Callable[[str, str], str]) -> MemCube:
+    """A memory with its text, and each string among its attributes (given with its name), changed; and without the hash of a text that is
+    another now."""
+    attributes = {name: _each(value, change, name) for name, value in cube.attributes.items()}
     if not isinstance(cube.payload, Text):
         return replace(cube, attributes=attributes)
-    text = change(cube.text)
+    text = change(cube.text, "")
     origin = cube.origin if text == cube.text else replace(cube.origin, digest=None)
     return replace(cube, payload=Text(text), origin=origin, attributes=attributes)
 
 
-def _each(value: Any, change: Callable[[str], str]) -> Any:
+def _each(value: Any, change: Callable[[str, str], str], name: str) -> Any:
     if isinstance(value, str):
-        return change(value)
+        return change(value, name)
     if isinstance(value, Mapping):
-        return {name: _each(one, change) for name, one in value.items()}
-    return [_each(one, change) for one in value] if isinstance(value, list) else value
+        return {inner: _each(one, change, inner) for inner, one in value.items()}
+    return [_each(one, change, name) for one in value] if isinstance(value, list) else value
 
 
-def _texts(cube: MemCube) -> Iterator[str]:
-    """All strings of a memory that say something."""
-    yield cube.text
-    pending: list[Any] = [cube.attributes]
+def _texts(cube: MemCube) -> Iterator[tuple[str, str]]:
+    """All strings of a memory that say something, each with its name among the attributes."""
+    yield cube.text, ""
+    pending: list[tuple[Any, str]] = [(value, name) for name, value in cube.attributes.items()]
     while pending:
-        value = pending.pop()
+        value, name = pending.pop()
         if isinstance(value, str):
-            yield value
+            yield value, name
         elif isinstance(value, Mapping):
-            pending += value.values()
+            pending += [(one, inner) for inner, one in value.items()]
         elif isinstance(value, list):
-            pending += value
+            pending += [(one, name) for one in value]

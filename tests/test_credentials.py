@@ -59,7 +59,11 @@ def test_what_only_speaks_of_credentials_is_left_alone(text: str, detect: Detect
 
 def test_in_a_memory_it_is_tagged_and_left_out(detect: Detector, open_store: Callable[..., MemOS]) -> None:
     memory = open_store(sensitivity=Sensitivity(detect))
-    [cube] = memory.add("my password is hunter2, and the key AKIAIOSFODNN7EXAMPLE")
+    login = {"password": "hunter2", "note": "hunter2", "logins": [{"api_key": "abcd1234efgh5678", "user": "bob"}]}
+    [cube] = memory.add("my password is hunter2, and the key AKIAIOSFODNN7EXAMPLE", attributes=login)
     assert cube.sensitivity == ("api_key", "password")
     memory.share(cube.id, readers=["bob"])
     assert memory.get(cube.id, actor="bob").text == "my password is [password], and the key [api_key]"
+    assert memory.get(cube.id, actor="bob").attributes == {
+        "password": "[password]", "note": "hunter2", "logins": [{"api_key": "[api_key]", "user": "bob"}],
+    }  # fmt: skip
