@@ -1,4 +1,5 @@
-"""The commands of memosctl that carry memories: dump, load, key, publish, offers, subscribe, pull. Parses, calls, prints."""
+"""The commands of memosctl that carry memories: dump, load, key, publish, offers, subscribe, pull; and who is given what is sensitive raw.
+Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -74,18 +75,34 @@ def add_commands(commands: Any, open_store: Open) -> None:
         "--accept", nargs="+", default=[], metavar="FILE", help="files with licences that you accept"
     )
 
+    about = (
+        "who is given what is sensitive in the store as it is, besides its owner; with names: exactly these from now on"
+    )
+    allow = _command(commands, "allow-raw", about, _allow_raw, open_store, embeds=False)
+    allow.add_argument(
+        "readers", nargs="*", metavar="WHO", help="actors, group:NAME, or grants (default: none are set)"
+    )
+    allow.add_argument("--nobody", action="store_true", help="nobody from now on")
+
     pull = _command(commands, "pull", "bring what is new of what you follow", _pull, open_store)
     pull.add_argument("ids", nargs="*", help="of subscriptions (default: all)")
 
 
 def _command(
-    commands: Any, name: str, help: str, run: Callable[[argparse.Namespace], object], open_store: Open
+    commands: Any,
+    name: str,
+    help: str,
+    run: Callable[[argparse.Namespace], object],
+    open_store: Open,
+    *,
+    embeds: bool = True,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
     command.set_defaults(run=run, open_store=open_store)
     command.add_argument("path", help="the store")
     command.add_argument("--actor", default="local", help="who acts (default: local)")
-    command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+    if embeds:
+        command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
     return command
 
 
@@ -167,6 +184,15 @@ def _pull(args: argparse.Namespace) -> int:
                 f" {report.new_files} of {report.files} files"
             )
     return 1 if any(r.refused is not None for r in reports) else 0
+
+
+def _allow_raw(args: argparse.Namespace) -> None:
+    if args.readers and args.nobody:
+        raise InvalidArgument("WHO, --nobody: give one of them")
+    with args.open_store(args) as memory:
+        if args.readers or args.nobody:
+            memory.allow_raw(args.readers)
+        print("\n".join(sorted(memory.raw_readers())) or "nobody")
 
 
 def _say(report: Any) -> None:

@@ -17,7 +17,7 @@ from .loading import Loader, LoadReport
 from .parcel import Publication, checked_name
 from .places import Place
 from .publishing import MemStore, Offer, PullReport
-from .sensitivity import Sensitivity
+from .redaction import Redaction
 from .subscriptions import Subscription, Subscriptions
 from .terms import Order
 from .types import Item, Kind
@@ -53,7 +53,6 @@ class Exchange:
     _loader: Loader
     _memstore: MemStore
     _model: LocalModel | None
-    _sensitivity: Sensitivity | None
     _subscriptions: Subscriptions
     _upkeep: Upkeep
     _vault: Vault
@@ -62,6 +61,8 @@ class Exchange:
     if TYPE_CHECKING:
 
         def _who(self, actor: str | None) -> str: ...
+        @property
+        def _sensitivity(self) -> Redaction | None: ...
 
     def dump(
         self,
@@ -79,7 +80,7 @@ class Exchange:
         """Write memories that the actor may read to a folder, or to an archive if the target ends in ".zip"; the format is in `parcel`.
 
         A dump of before at the target is replaced, and of it only what changed; killed, the one of before is what is there. Others go
-        on writing meanwhile: what is dumped is the store at one moment. Others' memories are in it as the actor is given them (`Sensitivity`).
+        on writing meanwhile: what is dumped is the store at one moment. Others' memories are in it as the store gives them to the actor (`Sensitivity`).
 
         Args:
             target: a path, or a URL that fsspec knows ("s3://bucket/dump", with s3fs installed).
@@ -207,7 +208,7 @@ class Exchange:
             licence: its text, which subscribers must accept word for word.
             expires_at: after it nobody loads it, and what was loaded is not returned any more.
             uses: how often one store may load it.
-            namespace, ids, filter, kinds, redact: as in `dump`. What the store's `Sensitivity` finds is left out, unless each of those who
+            namespace, ids, filter, kinds, redact: as in `dump`. What is sensitive in this store is left out, unless each of those who
                 may load it is given it raw.
 
         Raises:

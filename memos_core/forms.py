@@ -63,6 +63,7 @@ class Forms:
 
         def _who(self, actor: str | None) -> str: ...
         def _require_open(self) -> None: ...
+        def _shown(self, who: str, cube: MemCube) -> MemCube: ...
         def _recalled(
             self, query: str, namespace: Sequence[str], actor: str | None, max_tokens: int,
             leave_out: Callable[[MemCube], bool] | None,
@@ -106,7 +107,7 @@ class Forms:
                 self._adapters.converted(who, cubes, self._need_model(model), self._how(distillation), self._tiers)
             ]
         self._upkeep.after_write()
-        return found
+        return [self._shown(who, cube) for cube in found]
 
     def fuse(
         self,

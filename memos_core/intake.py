@@ -76,6 +76,7 @@ class Intake:
         self._deferred: list[tuple[File, Path, list[int]]] = []
         self._later: set[str] = set()
         self.blobs: set[str] = set()  # that its memories name
+        self.sensitive = False  # whether something of it says that it is
         self._links: dict[str, Row | None] = {}
         self._same: dict[Access, Access] = {}
 
@@ -235,6 +236,7 @@ class Intake:
                 entry.lands = False  # nobody could tell when they are outdated
                 self.counts["tensors_without_sources"] += 1
                 continue
+            self.sensitive = self.sensitive or bool(new.sensitivity)
             if not isinstance(new.payload, Text):
                 self.special[cube.id] = new
             cubes.append(new)
@@ -290,6 +292,7 @@ class Intake:
                             entry.lands = False
                             self.counts["diverged"] += 1
                     elif version > entry.base:
+                        self.sensitive = self.sensitive or bool(cube.sensitivity)
                         kept.append(admission.taken_in(cube, entry.id, self._terms, self._name_here(cube)))
                         entry.past = (*entry.past, version)
         if kept:

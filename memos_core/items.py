@@ -85,13 +85,13 @@ class Items:
             changes = self._placed(keyed.changes(wanted, self._stored(wanted), now), now)
             self._embed(vectors, _new_texts(changes))
             known = [(c.old, c.new) for c in changes if c.old is not None]
-            self._vault.put(
+            put = self._vault.put(
                 [c.old for c in changes], [c.new for c in changes], [vectors[c.new.text] if c.says_new else None for c in changes]
             )  # fmt: skip
             self._tell(who, changes, now)
             self._writer.carry_on([o for o, _ in known], [n for _, n in known], who, spare={c.new.id for c in changes})
         self._upkeep.after_write()
-        stored = {c.new.id: c.new for c in changes}
+        stored = {cube.id: cube for cube in put}
         return [stored[d[0].id] for d in drafts]
 
     def delete(self, names: Iterable[keyed.Name], *, actor: str | None = None) -> int:

@@ -24,6 +24,7 @@ from .landing import Cargo, Landing, Written
 from .parcel import File, Parcel
 from .places import Place
 from .rebuilds import Rebuild
+from .redaction import note_tags
 from .staging import bring, staging
 from .subscriptions import Uses
 from .tables import Row
@@ -158,6 +159,7 @@ class Loader:
                 )
             readers = _readers(intake, landing)
             self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
+            note_tags(self._vault.rules, intake.sensitive)
             written = [
                 Written(
                     e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
@@ -187,12 +189,13 @@ class Loader:
 
     def _read(self, brought: _Brought) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
         order, found, url = brought.order, brought.dump, brought.url
+        keep = self._vault.keeping()
         here, end = self._vault.manifest, None if found.publication is None else found.publication.expires_at
         same = not order.stranger and made_by(found.embedder, here)
         publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
             brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
-            self._embedding, self._clock(), order.kinds, order.model, order.brought, self._vault.keeping(),
+            self._embedding, self._clock(), order.kinds, order.model, order.brought, lambda cube: keep(cube, None),
         )  # fmt: skip
         by_file = {}
         for file in (f for f in brought.wanted if f.path.startswith("memories/")):

@@ -102,7 +102,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
-        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; None: nothing.
+        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; the store records it. None: as recorded.
         distillation: how memories become adapters, see `Distillation`.
         policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
         rates: what things cost on this machine; None measures it.
@@ -147,6 +147,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         checked_schedule(schedule, clock(), rates=rates)
         self._count_tokens = count_tokens
         self._clock = clock
+        given = checked_sensitivity(sensitivity)
         place = site(path, policy, storage_options)
         self._vault = Vault(place, policy, self._embedding.manifest, checked_keys(audit_key))
         self._blobs = blobs = Blobs(place.files)
@@ -161,6 +162,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             self._vault.ledger.settle(self._actor, clock())
             landing.settle()
             self._upkeep.repair(clock())
+            self._set_up_redaction(given, self._actor)
         except BaseException:
             self._vault.close()
             raise
@@ -177,19 +179,13 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         )
         self._model = model
         self._distillation = distillation
-        self._sensitivity = checked_sensitivity(sensitivity)
-        if sensitivity is not None:
-            self._vault.tagged = sensitivity.tagged
-            self._writer.shows = lambda who, cubes: all(
-                sensitivity.is_raw(who, c) or not sensitivity.tagged(c).sensitivity for c in cubes
-            )
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
         if model is not None:  # what ticks put beside it goes with its memories too, though nobody asks anything
             self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
-            type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
             schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock, audit_key=audit_key,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
@@ -259,7 +255,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
         self._upkeep.after_write()
-        return [self._vault.tagged(cube) for cube in stored]
+        return stored
 
     def update(
         self,
@@ -302,7 +298,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._groups.require_known(may_read | may_write, who)
         changed = self._writer.share(checked_id(id), who, may_read, may_write)
         self._upkeep.after_write()
-        return self._vault.tagged(changed)
+        return changed
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
@@ -365,7 +361,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         )
         who, hits = self._whole(lambda: found(question))
         self._upkeep.count(hits, now)
-        return [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits] if self._sensitivity else hits
+        return hits if self._sensitivity is None else [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits]
 
     def brief(
         self,
@@ -441,7 +437,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
         who, most = self._who(actor), checked_number(limit, "limit")
         events = self._whole(lambda: self._inquiry.log(who, wanted, window, most))
-        return [self._sensitivity.told(who, e) for e in events] if self._sensitivity else events
+        redaction = self._sensitivity
+        return events if redaction is None else [redaction.told(who, e) for e in events]
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
@@ -494,4 +491,4 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         who = self._who(actor)
         changed = self._writer.change(checked_id(id), who, verb, require, make)
         self._upkeep.after_write()
-        return self._shown(who, self._vault.tagged(changed))
+        return self._shown(who, changed)

@@ -17,10 +17,19 @@ from .errors import IllegalTransition, InvalidArgument, NotFound
 from .grants import Context
 from .groups import Groups, acting
 from .reader import aware
+from .redaction import Redaction, Redactions
 from .sensitivity import Sensitivity
 from .types import Event, MemCube, Namespace, Receipt, State
 from .upkeep import Upkeep
-from .validate import checked_end, checked_id, checked_ids, checked_namespace, checked_number, checked_word
+from .validate import (
+    checked_actors,
+    checked_end,
+    checked_id,
+    checked_ids,
+    checked_namespace,
+    checked_number,
+    checked_word,
+)
 from .vault import Vault
 from .writing import Writer
 
@@ -32,7 +41,7 @@ class Trust:
     _clock: Callable[[], datetime]
     _duplicates: Duplicates
     _groups: Groups
-    _sensitivity: Sensitivity | None
+    _redactions: Redactions
     _upkeep: Upkeep
     _vault: Vault
     _writer: Writer
@@ -147,9 +156,50 @@ class Trust:
         found = {row.cube.id: row.cube for row in self._vault.by_ids(below, seen)}
         return [self._shown(who, c) for c in (cube, *(found[one] for one in below if one in found))]
 
+    @property
+    def _sensitivity(self) -> Redaction | None:
+        """What is left out for whom, by the rules that were read when it was asked who acts; None: nothing."""
+        return self._redactions.now()
+
+    def _set_up_redaction(self, given: Sensitivity | None, opener: str) -> None:
+        """Let the store record what it was opened with, if it does not say that yet: then it holds whoever opens it."""
+        self._redactions = Redactions(self._vault.rules, given)
+        self._vault.tagged = lambda cube, old: cube if (r := self._sensitivity) is None else r.tagged(cube, old)
+        self._writer.shows = lambda who, cubes: (
+            (r := self._sensitivity) is None or all(r.is_raw(who, c) or r.is_plain(c) for c in cubes)
+        )
+        if not self._redactions.is_news(opener):
+            return
+        with self._vault.writing():
+            now = self._clock()
+            said = self._redactions.record(opener, now if self._vault.count("version > 0") else None)
+            if said is not None:
+                raw = f"raw for {', '.join(sorted(said.raw)) or 'nobody'}, as {said.by} said"
+                told = Event(str(uuid.uuid4()), now, opener, "sensitivity", detail=raw)
+                self._vault.record([told], [()])
+
     def _shown(self, who: str, cube: MemCube) -> MemCube:
         """A memory as an actor is given it."""
-        return cube if self._sensitivity is None else self._sensitivity.shown(who, cube)
+        redaction = self._sensitivity
+        return cube if redaction is None else redaction.shown(who, cube)
+
+    def allow_raw(self, readers: Iterable[str], *, actor: str | None = None) -> None:
+        """Say who is given what is sensitive in this store as it is, besides the owner of each memory, from now on: exactly these actors,
+        groups and grants. It is written in the log, and holds in every process that does not name fewer by its `Sensitivity`.
+
+        Raises AccessDenied unless the actor is who opened the store with a `Sensitivity` first; InvalidArgument where nobody did.
+        """
+        who, wanted, now = self._who(actor), checked_actors(readers, "readers"), self._clock()
+        self._groups.require_known(wanted, who)
+        with self._vault.writing():
+            self._redactions.allow(wanted, who, str(self._who(None)))
+            said = ", ".join(sorted(map(str, wanted))) or "nobody"
+            self._vault.record([Event(str(uuid.uuid4()), now, who, "allow raw", detail=said)], [wanted])
+
+    def raw_readers(self) -> frozenset[str]:
+        """Who is given what is sensitive in this store as it is, besides the owner of each memory."""
+        recorded = self._redactions.recorded()
+        return frozenset() if recorded is None else recorded.raw
 
     def archived(
         self,

@@ -84,7 +84,9 @@ class Writer:
             changed = self._say_again(draft, [p for p in placed if p.stored is not None and self._is_news(p)])
             cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
-            self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
+            fresh = self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
+            stored = iter(fresh)
+            cubes = [next(stored) if p.stored is None else c for c, p in zip(cubes, placed, strict=True)]
             self.tell(draft.access.owner, "add", fresh, draft.created_at)
             for turn in again:  # the same message, said otherwise within one call
                 at = next(i for i, p in enumerate(placed) if p.turn.message_id == turn.message_id)
@@ -103,9 +105,9 @@ class Writer:
             found = self._vault.by_ids([id])
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
-                self._vault.replace([found[0].cube], [new], [vector])
+                [new] = self._vault.replace([found[0].cube], [new], [vector])
             else:
-                self._vault.insert([new], [vector])
+                [new] = self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
             self.carry_on([r.cube for r in found], [new] * len(found), who)
         return new
@@ -122,9 +124,9 @@ class Writer:
                 return found[0].cube
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
-                self._vault.replace([found[0].cube], [new], [vector])
+                [new] = self._vault.replace([found[0].cube], [new], [vector])
             else:
-                self._vault.insert([new], [vector])
+                [new] = self._vault.insert([new], [vector])
             self.tell(draft.access.owner, "update" if found else "add", [new], new.updated_at)
             self.carry_on([r.cube for r in found], [new] * len(found), draft.access.owner)
         return new
@@ -161,11 +163,11 @@ class Writer:
                 governance.require_write(who, old)
                 past = lifecycle.superseded(old, said.occurred_at or now, now)
                 cube = lifecycle.superseding(cube, old)
-                self._vault.insert([cube], [vector])
+                [cube] = self._vault.insert([cube], [vector])
                 self._vault.replace([old], [past], [None])
                 self.tell(who, "supersede", [past], now)
             else:
-                self._vault.insert([cube], [vector])
+                [cube] = self._vault.insert([cube], [vector])
             self.tell(who, "add", [cube], now)
         return cube
 
@@ -189,7 +191,7 @@ class Writer:
                 [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
             try:
                 with self._vault.writing():
-                    self._vault.replace([old], [new], [vector])
+                    [new] = self._vault.replace([old], [new], [vector])
                     self.tell(who, verb, [new], new.updated_at)
                     self.carry_on([old], [new], who)
                 return new
@@ -329,7 +331,7 @@ class Writer:
             again = lifecycle.replaced(stored, _cube(draft, p)) if lapsed else None
             new.append(again or lifecycle.revise(stored, draft.created_at, text=p.turn.text))
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
-        self._vault.replace(old, new, vectors)
+        new = self._vault.replace(old, new, vectors)
         self.tell(draft.access.owner, "update", new, draft.created_at)
         self.carry_on(old, new, draft.access.owner)
         return {c.id: c for c in new}
