@@ -130,7 +130,6 @@ class Trust:
         own = list[Removed]()
 
         def remove() -> None:
-            self._remove_overdue(now)
             own[:] = self._removed_lapsed(now, now).get(who, ())
 
         self._writer.forgetting.purge(remove)
