@@ -107,7 +107,7 @@ def _command(
 
 
 def _selecting(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--namespace", default="", help="only at or below it, as a/b (default: all)")
+    command.add_argument("--namespace", help="only at or below it, as a/b (default: all)")
     command.add_argument(
         "--kinds", nargs="+", choices=[k.value for k in Kind], help="only of these forms (default: all)"
     )
@@ -116,7 +116,7 @@ def _selecting(command: argparse.ArgumentParser) -> None:
 def _dump(args: argparse.Namespace) -> None:
     with args.open_store(args) as memory:
         _say(memory.dump(
-            args.target, namespace=_labels(args.namespace), kinds=args.kinds, history=not args.no_history, progress=_show("memories"),
+            args.target, namespace=labels(args.namespace), kinds=args.kinds, history=not args.no_history, progress=_show("memories"),
         ))  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _load(args: argparse.Namespace) -> None:
             from .importers import READERS
 
             count, new = memory.bring_in(
-                READERS[args.system](args.source), namespace=_labels(args.namespace), progress=_show("memories")
+                READERS[args.system](args.source), namespace=labels(args.namespace), progress=_show("memories")
             )
             _say({"memories": count, "new or changed": new})
             return
@@ -147,7 +147,7 @@ def _publish(args: argparse.Namespace) -> None:
         _say(memory.publish(
             args.target, args.name, key=args.key, visibility=args.visible_to, about=args.about, tags=args.tags,
             licence="" if args.licence is None else _text(args.licence), expires_at=args.expires, uses=args.uses,
-            namespace=_labels(args.namespace), kinds=args.kinds, progress=_show("memories"),
+            namespace=labels(args.namespace), kinds=args.kinds, progress=_show("memories"),
         ))  # fmt: skip
 
 
@@ -213,8 +213,12 @@ def _show(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def _labels(path: str) -> tuple[str, ...]:
-    return tuple(label for label in path.split("/") if label)
+def labels(path: str | None) -> tuple[str, ...]:
+    """A namespace as it is typed, a/b; None is all. Raises InvalidArgument for one without a label: an empty word is not everything."""
+    found = tuple(label for label in (path or "").split("/") if label)
+    if path is not None and not found:
+        raise InvalidArgument("--namespace: there is no label in it; leave it out for everything")
+    return found
 
 
 def _text(file: str) -> str:

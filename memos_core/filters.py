@@ -82,11 +82,14 @@ def starting(column: str, path: str) -> str:
 
 
 def of_kinds(kinds: Iterable[Kind | str] | None) -> str | None:
-    """Of one of the kinds; None for any. Raises InvalidArgument for a kind that does not exist."""
+    """Of one of the kinds; None for any. Raises InvalidArgument for none, and for a kind that does not exist."""
     if kinds is None:
         return None
     try:
-        return one_of("kind", sorted(Kind(k).value for k in ([kinds] if isinstance(kinds, str) else kinds)))
+        wanted = sorted(Kind(k).value for k in ([kinds] if isinstance(kinds, str) else kinds))
+        if not wanted:
+            raise ValueError("none is given; None is all")
+        return one_of("kind", wanted)
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"kinds: {error}; there are {', '.join(Kind)}") from None
 
@@ -99,6 +102,16 @@ def unexpired(now: datetime) -> str:
 def current(now: datetime) -> str:
     """Not expired, swept or not yet."""
     return all_of("state != 'expired'", unexpired(now))
+
+
+def lapsed(now: datetime) -> str:
+    """Past its time, and not frozen: what a tick removes."""
+    return f"NOT ({unexpired(now)})"
+
+
+def withdrawn(until: datetime) -> str:
+    """Taken back by a rollback up to a time."""
+    return f"state = 'expired' AND updated_at <= {literal(until)}"
 
 
 def happened(since: datetime | None, until: datetime | None) -> str | None:

@@ -119,7 +119,7 @@ class Items:
         self._upkeep.after_write()
 
     def sweep(self, *, actor: str | None = None) -> int:
-        """Remove the actor's items whose time is over; how many. (`MemOS.tick` marks them, and keeps them.)"""
+        """Remove the actor's items whose time is over; how many. (`MemOS.tick` does so with all that is over, whoever owns it.)"""
         who, now = self._who(actor), self._clock()
         with self._vault.writing():
             rows = self._vault.rows(filters.all_of(_owned(who), _KEYED, f"NOT ({filters.current(now)})"))

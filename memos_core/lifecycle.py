@@ -6,7 +6,7 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
     generated, activated, merged   live: searched, changed
     archived                       kept, found only by id; `restore` brings it back
     frozen                         live and readable, but unchangeable until unfrozen
-    expired                        its time is over; never returned
+    expired                        taken back by a rollback; never returned, until another rollback brings it back or a tick removes it
 
 `TRANSITIONS` is every change of state with what triggers it and what it does; `memosctl lifecycle` prints it.
 """
@@ -63,8 +63,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("unfreeze", (State.FROZEN,), "before", "what its time, or a rule, says of it holds again"),
     Transition("unfreeze", KEPT, "same", "nothing"),
     Transition("share", (*KEPT, State.FROZEN), "same", "other readers and writers at once, and for what was made from it the fewer of both"),
-    Transition("tick after its time", KEPT, State.EXPIRED, "marked; it was returned to nobody since its time was over"),
-    Transition("delete, forget, retention", (*KEPT, State.EXPIRED), None, "gone with all versions and all that was made from it"),
+    Transition("rollback", KEPT, State.EXPIRED, "to before it was there: returned to nobody, and a rollback to when it was there brings it back"),
+    Transition("tick after its time", (*KEPT, State.EXPIRED), None, "gone as if deleted; it was returned to nobody since its time was over"),
+    Transition("delete, forget, retention, purge", (*KEPT, State.EXPIRED), None, "gone with all versions and all that was made from it; purge takes what is over or taken back"),
 )  # fmt: skip
 """Every change of state that there is. What is not here raises IllegalTransition, or NotFound for what has expired."""
 
@@ -219,11 +220,6 @@ def archive(cube: MemCube, now: datetime) -> MemCube:
         return cube
     _require_unfrozen(cube)
     return _next(replace(cube, state=_moved(cube, State.ARCHIVED)), now)
-
-
-def expire(cube: MemCube, now: datetime) -> MemCube:
-    """The next version, out of everything."""
-    return _next(replace(cube, state=_moved(cube, State.EXPIRED)), now)
 
 
 def freeze(cube: MemCube, now: datetime) -> MemCube:

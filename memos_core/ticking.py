@@ -64,9 +64,10 @@ class Ticking:
         def _require_open(self) -> None: ...
         def _how(self, distillation: Distillation | None) -> Distillation: ...
         def _remove_overdue(self, now: datetime) -> int: ...
+        def _remove_lapsed(self, now: datetime) -> int: ...
 
     def tick(self, now: datetime | None = None) -> TickReport:
-        """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), expire what has lapsed, finish what a killed
+        """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), remove for good what is past its time, finish what a killed
         process began, make an adapter again that lost a source, compact the tables.
 
         What fails is told of in the report and in the log, and the rest is done. Raises InvalidArgument, before anything is moved, for a
@@ -78,7 +79,7 @@ class Ticking:
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         moves = self._scheduler.run(moment, self._model, self._distillation)
-        expired = self._remove_overdue(moment) + self._writer.expire(moment)
+        expired = self._remove_overdue(moment) + self._remove_lapsed(moment)
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()

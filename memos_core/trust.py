@@ -14,12 +14,13 @@ from .audit import Audit
 from .codec import Outline
 from .duplicates import Duplicates
 from .errors import IllegalTransition, InvalidArgument, NotFound
+from .forgetting import Removed
 from .grants import Context
 from .groups import Groups, acting
 from .reader import aware
 from .redaction import Redaction, Redactions
 from .sensitivity import Sensitivity
-from .types import Event, MemCube, Namespace, Receipt, State
+from .types import Event, MemCube, Namespace, Policy, Receipt, State
 from .upkeep import Upkeep
 from .validate import (
     checked_actors,
@@ -41,6 +42,7 @@ class Trust:
     _clock: Callable[[], datetime]
     _duplicates: Duplicates
     _groups: Groups
+    _policy: Policy
     _redactions: Redactions
     _upkeep: Upkeep
     _vault: Vault
@@ -94,13 +96,19 @@ class Trust:
         next opening finishes it; nobody ever sees half of it. The words are out of the files after `purge`, or after some time.
 
         Args:
-            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
+            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes. What is past its
+                time or was taken back is reached, too.
             filter: of a namespace, only what these conditions hold for (see `filters.matching`); with it, () is every namespace.
 
         Raises:
+            InvalidArgument: nothing was selected, for which `forget` is; or a filter beside ids.
             NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
         """
         who, now = self._who(actor), self._clock()
+        if filter is not None and not (isinstance(ids_or_namespace, tuple) and filters.matching(filter)):
+            raise InvalidArgument(
+                "filter: conditions on the memories of a namespace are needed, at least one, and none beside ids; `forget` removes all"
+            )
         if not isinstance(ids_or_namespace, tuple):
             ids = list(dict.fromkeys(checked_ids(ids_or_namespace)))
             return self._forgotten(who, now, lambda: self._owned_outlines(ids, who, now))
@@ -116,26 +124,39 @@ class Trust:
         who, now = self._who(actor), self._clock()
         return self._forgotten(who, now, lambda: self._vault.outlines(f"owner = {filters.literal(who)}"))
 
-    def purge(self) -> None:
-        """Write the store's files anew, so that none holds a word of what was deleted: data, indexes, old versions, what killed
-        processes left, unfinished loads and dumps. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump
-        of the store is not reached (a receipt's `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+    def purge(self, *, actor: str | None = None) -> Receipt:
+        """Remove whatever is past its time or was taken back by a rollback, whoever owns it, and write the store's files anew, so that
+        none holds a word of what was deleted: data, indexes, old versions, what killed processes left, unfinished loads and dumps. It
+        takes as long as writing all memories; nobody writes meanwhile. A backup or a dump of the store is not reached (a receipt's
+        `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+
+        Returns:
+            Of what was removed, the actor's own memories; the log tells the other owners of theirs.
 
         Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
         """
         self._vault.ledger.require_key()
-        self._writer.forgetting.purge()
+        who, now = self._who(actor), self._clock()
+        own = list[Removed]()
+
+        def remove() -> None:
+            own[:] = self._removed_lapsed(now, now).get(who, ())
+
+        self._writer.forgetting.purge(remove)
         self._adapters.under_way.sweep()
+        return _receipt(who, now, own, self._vault.ledger.head())
 
     def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:
         with self._vault.writing():
             gone = self._writer.forgetting.remove(find(), who, now)
             head = self._vault.ledger.head()
         self._upkeep.after_write()
-        return Receipt(who, now, gone.ids, gone.derived, gone.versions, gone.blobs, gone.hashes, gone.handed_out, head)
+        return _receipt(who, now, [gone], head)
 
     def _owned_outlines(self, ids: Sequence[str], who: str, now: datetime) -> list[Outline]:
-        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), filters.current(now))
+        # what is past its time is there for its owner alone, and only to be removed
+        there = f"owner = {filters.literal(str(who))} OR ({filters.current(now)})"
+        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), there)
         found = {o.id: o for o in self._vault.outlines(where)}
         for id in ids:
             if id not in found:
@@ -281,17 +302,49 @@ class Trust:
             for owner in sorted(owners):
                 lapsed = filters.all_of(f"owner = {filters.literal(owner)}", f"NOT ({filters.unexpired(now)})")
                 ids = [c.id for c in retention.overdue((r.cube for r in self._vault.rows(lapsed)), now)]
-                count += self._remove_unless_held(ids, owner, now)
+                count += sum(len(r.ids) for r in self._remove_unless_held(ids, owner, now, "retention"))
         return count
 
-    def _remove_unless_held(self, ids: Sequence[str], owner: str, now: datetime) -> int:
+    def _remove_lapsed(self, now: datetime) -> int:
+        """Remove what is past its time, and what a rollback took back so long ago that none brings it back; how many."""
+        return sum(
+            len(r.ids) for some in self._removed_lapsed(now, now - self._policy.keep_withdrawn).values() for r in some
+        )
+
+    def _removed_lapsed(self, now: datetime, withdrawn: datetime) -> dict[str, list[Removed]]:
+        """Remove what is past its time, and what was taken back up to a time; by owner. What a legal hold holds, waits for that; what
+        it went into by `fuse` has a time of its own, and stays."""
+        over = f"({filters.lapsed(now)}) OR ({filters.withdrawn(withdrawn)})"
+        found = dict[str, list[Removed]]()
+        with self._vault.writing():
+            for owner in sorted(set(self._vault.column("owner", over))):
+                ids = self._vault.column("id", filters.all_of(over, f"owner = {filters.literal(owner)}"))
+                found[owner] = self._remove_unless_held(
+                    ids, owner, now, "its time was over", self._fused_from(ids, now)
+                )
+        return found
+
+    def _fused_from(self, ids: Sequence[str], now: datetime) -> frozenset[str]:
+        """The memories that some went into by `fuse` and that are there."""
+        if not ids or not (children := self._vault.column("id", filters.contains_any("parents", ids))):
+            return frozenset()
+        merged = {(id, "merged") for id in ids}
+        return frozenset(
+            r.cube.id
+            for r in self._vault.by_ids(children, filters.current(now))
+            if any((link.id, link.relation) in merged for link in r.cube.lineage)
+        )
+
+    def _remove_unless_held(
+        self, ids: Sequence[str], owner: str, now: datetime, why: str, spare: frozenset[str] = frozenset()
+    ) -> list[Removed]:
         asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
         try:
-            return len(self._writer.forgetting.remove(asked, owner, now, detail="retention").ids)
+            return [self._writer.forgetting.remove(asked, owner, now, spare=spare, detail=why)]
         except IllegalTransition:
             if len(ids) == 1:
-                return 0
-            return sum(self._remove_unless_held([id], owner, now) for id in ids)
+                return []
+            return [r for id in ids for r in self._remove_unless_held([id], owner, now, why, spare)]
 
     # --- proof -----------------------------------------------------------------------------------------------------------
 
@@ -312,3 +365,13 @@ class Trust:
         does not open there is `verify_store`.
         """
         return self._vault.ledger.verify(checked_word(head, "head"))
+
+
+def _receipt(who: str, at: datetime, gone: Sequence[Removed], head: str) -> Receipt:
+    """Of several removals: ids asked for, then what fell with them, and the hashes in the same order."""
+    asked = [(id, h) for r in gone for id, h in zip(r.ids, r.hashes, strict=False)]
+    fell = [(id, h) for r in gone for id, h in zip(r.derived, r.hashes[len(r.ids) :], strict=True)]
+    return Receipt(
+        who, at, tuple(id for id, _ in asked), tuple(id for id, _ in fell), sum(r.versions for r in gone), sum(r.blobs for r in gone),
+        tuple(h for _, h in (*asked, *fell)), tuple(dict.fromkeys(out for r in gone for out in r.handed_out)), head,
+    )  # fmt: skip

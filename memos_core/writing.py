@@ -26,7 +26,7 @@ from .validate import checked_tags, checked_word
 from .vault import Vault
 
 log = logging.getLogger("memos_core")
-_TRIES = 5  # how often a change is tried against concurrent changes of the same memory
+_TRIES = 5  # how often a change is tried beside others before it keeps them out
 _COLD_FROM = (
     State.GENERATED,
     State.ACTIVATED,
@@ -179,25 +179,43 @@ class Writer:
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        """Read, decide, write if nobody wrote in between; else again. What `make` returns unchanged is not written."""
+        """Read, decide, write if nobody wrote in between; else again, and at last as the only writer. What `make` returns unchanged is not
+        written."""
         for _ in range(_TRIES):
-            [old] = self.readable([id], who)
-            require(who, old)
-            new = make(old)
-            if new is old:
-                return old
-            vector: Vector | None = None
-            if lifecycle.needs_vector(old, new):
-                [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
-            try:
-                with self._vault.writing():
-                    [new] = self._vault.replace([old], [new], [vector])
-                    self.tell(who, verb, [new], new.updated_at)
-                    self.carry_on([old], [new], who)
+            new, written = self._changed(id, who, verb, require, make)
+            if written:
                 return new
-            except Conflict:
-                continue
-        raise Conflict(f"memory {id} changed {_TRIES} times while it was being changed: try again")
+        with self._vault.writing():  # others were quicker each time: what is read now cannot change under it
+            new, written = self._changed(id, who, verb, require, make)
+        if not written:
+            raise Conflict(f"memory {id} kept changing in the transaction in which it was to be changed: try again")
+        return new
+
+    def _changed(
+        self,
+        id: str,
+        who: str,
+        verb: str,
+        require: Callable[[str, MemCube], None],
+        make: Callable[[MemCube], MemCube],
+    ) -> tuple[MemCube, bool]:
+        """Read, decide, write; the memory, and whether it is what was to be made of it: nobody wrote in between."""
+        [old] = self.readable([id], who)
+        require(who, old)
+        new = make(old)
+        if new is old:
+            return old, True
+        vector: Vector | None = None
+        if lifecycle.needs_vector(old, new):
+            [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+        try:
+            with self._vault.writing():
+                [new] = self._vault.replace([old], [new], [vector])
+                self.tell(who, verb, [new], new.updated_at)
+                self.carry_on([old], [new], who)
+        except Conflict:
+            return old, False
+        return new, True
 
     def share(self, id: str, who: str, readers: frozenset[str], writers: frozenset[str]) -> MemCube:
         """Set who else may read and write. Raises AccessDenied for a reader who may not read what the memory was made from."""
@@ -266,18 +284,6 @@ class Writer:
             self._vault.record(events, [governance.readers_of(c.access) for c in new])
         self.forget([c.id for c in new])
         return [c.id for c in new]
-
-    def expire(self, now: datetime) -> int:
-        """Mark what has lapsed; how many."""
-        states = (s for s in lifecycle.MOVES if State.EXPIRED in lifecycle.MOVES[s])
-        lapsed = filters.all_of(filters.in_states(states), f"NOT ({filters.unexpired(now)})")
-        with self._vault.writing():
-            old = [r.cube for r in self._vault.rows(lapsed)]
-            new = [lifecycle.expire(c, now) for c in old]
-            self._vault.replace(old, new, [None] * len(new))
-            for owner in sorted({c.access.owner for c in new}):  # nobody else's name: whoever acts sees his own events
-                self.tell(owner, "expire", [c for c in new if c.access.owner == owner], now)
-        return len(new)
 
     def tell(
         self,
