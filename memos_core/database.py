@@ -20,7 +20,7 @@ from typing import Any
 import lancedb
 import pyarrow as pa
 
-from . import schema
+from . import fork, schema
 from .compaction import INDEXES, TABLES, Compaction, index
 from .errors import (
     Damaged,
@@ -46,7 +46,7 @@ _PINNED, _PINNED_LATER = ("history", "events", "usage"), ("uses", "rules")  # in
 _IN_TURN = (*_PINNED, *_PINNED_LATER, "meta")  # besides the cubes, what is read in order to be written
 
 
-class Database(Compaction):
+class Database(Compaction, fork.Refusing):
     """The tables of one store. Safe for many threads; any number of processes may open the same."""
 
     def __init__(
@@ -54,6 +54,7 @@ class Database(Compaction):
     ) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing. begin: writes the files that it has from the
         start."""
+        fork.begin(site.path)
         self.path = site.path
         self.site = site
         self.policy = policy
@@ -72,6 +73,7 @@ class Database(Compaction):
         self._looked_at: tuple[str, int] | None = None  # the version at which they were listed last
         site.claim()
         self._turn = site.turn("write")
+        fork.watch(self)
         with self.guarded("open"):
             self._connect()
             if "meta" not in self.names():  # else nobody is waited for: a transaction may take its time

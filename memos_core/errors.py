@@ -25,6 +25,7 @@
         ├── EmbedderMismatch             its vectors come from another embedder
         ├── Damaged                      a file or a record is not what was written; the message names it
         └── StoreClosed                  used after close()
+            └── ForkedProcess            used in a fork of the process that opened it
 
 None derives from RuntimeError: frameworks catch that type for purposes of their own.
 """
@@ -130,3 +131,7 @@ class Damaged(StoreError):
 
 class StoreClosed(StoreError):
     """The engine was closed."""
+
+
+class ForkedProcess(StoreClosed):
+    """The store was opened before this process was forked, which the database does not survive; the message says what to do."""
