@@ -37,13 +37,18 @@ class Refusing:
     """What cannot be used in a forked child: there it has nothing any more, and says so. `path` is how it is called."""
 
     path: str
+    _refusal = f"the database does not survive a fork. {_INSTEAD}"
 
     def forked(self) -> None:
         """Let go of everything, and destroy nothing: destructors would give back the parent's locks, or wait for threads that are gone."""
         state = dict(self.__dict__)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(state))  # for ever: else the end of the process would destroy it
         self.__dict__.clear()
-        self.__dict__ |= {"path": state.get("path", ""), "closed": state.get("closed", False), "_parent": os.getppid()}
+        self.__dict__ |= {
+            "path": state.get("path") or state.get("name", ""),
+            "closed": state.get("closed", False),
+            "_parent": os.getppid(),
+        }
 
     @property
     def _is_left_behind(self) -> bool:
@@ -55,8 +60,7 @@ class Refusing:
             if not self._is_left_behind or name.startswith("__"):
                 raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             raise ForkedProcess(
-                f"{self.path} was opened in process {self._parent}, of which this one is a fork, and cannot be used here: the database "
-                f"does not survive a fork. {_INSTEAD}"
+                f"{self.path} was opened in process {self._parent}, of which this one is a fork, and cannot be used here: {self._refusal}"
             )
 
 

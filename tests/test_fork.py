@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -116,15 +117,34 @@ def test_four_children_of_twenty_five_adds_lose_nothing_that_was_acknowledged(me
     assert memory.verify().sound
 
 
+def ran(*words: str, **environment: str) -> list[str]:
+    """What the children of a new process ended with: in this one a database has run."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.fork_writer", *words]
+    found = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=4 * SECONDS, env={**os.environ, **environment}
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout.split()
+
+
 def test_children_of_a_process_that_opened_nothing_write_all_they_add(tmp_path: Path) -> None:
-    """As adapters do, which are given a path and open it at first use; in a new process, since in this one a database has run."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.fork_writer", str(tmp_path / "store"), "4", "25"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=4 * SECONDS)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["0", "0", "0", "0"]
+    """As adapters do, which are given a path and open it at first use."""
+    assert ran(str(tmp_path / "store"), "4", "25") == ["0"] * 4
     with MemOS(tmp_path / "store", embed=WordsEmbedder(), actor="ann") as memory:
         assert memory.stats().memories == 100
         assert memory.verify().sound
+
+
+def test_children_of_a_process_that_had_it_open_come_to_their_end(tmp_path: Path) -> None:
+    """That of the interpreter, where LanceDB by itself waits for threads that are gone."""
+    assert ran(str(tmp_path / "store"), "8", "1", "open") == ["3"] * 8
+
+
+@pytest.mark.slow
+def test_an_embedder_that_had_embedded_before_the_fork_goes_on_in_the_children(tmp_path: Path) -> None:
+    """With one thread: those of OpenMP are gone, and torch would wait for them."""
+    pytest.importorskip("sentence_transformers", reason="the default embedder needs it")
+    assert ran(str(tmp_path / "store"), "4", "5", "local", OMP_NUM_THREADS="2") == ["0"] * 4
 
 
 def test_a_child_may_not_open_another_store_either(memory: MemOS, tmp_path: Path) -> None:
@@ -201,10 +221,8 @@ def test_a_child_that_leaves_a_branch_does_not_end_it(memory: MemOS) -> None:
     trial = branch.__enter__()
 
     def leave() -> None:
-        try:
+        with suppress(ForkedProcess):
             branch.__exit__(None, None, None)
-        except ForkedProcess:
-            pass
 
     assert in_child(leave) == 0
     assert trial.add("It is green tea.")
@@ -222,7 +240,6 @@ def test_a_thread_that_ticks_goes_on_in_the_parent_and_is_none_of_the_childs(mem
 
 @pytest.mark.parametrize("children", [20, pytest.param(300, marks=pytest.mark.slow)])
 def test_no_child_crashes_or_hangs_while_threads_of_the_parent_write_and_search(memory: MemOS, children: int) -> None:
-    """Also not at the end of the interpreter, which a child of gunicorn comes to."""
     stop = threading.Event()
 
     def work() -> None:
@@ -242,3 +259,18 @@ def test_no_child_crashes_or_hangs_while_threads_of_the_parent_write_and_search(
             thread.join()
     assert found == [0] * children
     assert memory.verify().sound
+
+
+def test_a_model_that_was_loaded_before_the_fork_refuses_in_a_child(memory: MemOS) -> None:
+    pytest.importorskip("torch", reason="needs the extra local")
+    from tests.networks import random_model
+
+    model = random_model()
+    model.generate([{"role": "user", "content": "tea?"}], max_tokens=1)
+
+    def use() -> None:
+        with pytest.raises(ForkedProcess, match="fork"):
+            model.generate([{"role": "user", "content": "tea?"}], max_tokens=1)
+
+    assert in_child(use) == 0
+    assert model.generate([{"role": "user", "content": "tea?"}], max_tokens=1)
