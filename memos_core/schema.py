@@ -1,22 +1,43 @@
-"""Whether a store's tables are those that this version writes: found at opening, and named. Knows the database; changes nothing."""
+"""Whether a store's tables are those that this version writes: found at opening, and named. Knows their names and columns; changes nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from .compaction import TABLES
 from .errors import Damaged, SchemaMismatch
+from .manifest import Manifest
 from .tables import LATER, lacking
 from .types import SCHEMA
-
-if TYPE_CHECKING:
-    from .database import Database
 
 WHOLE = "copy the store whole, while nobody writes, or take a backup"
 _MADE = tuple(name for name in TABLES if name not in LATER)  # with the store, beside the cubes
 
 
-def require_tables(db: Database) -> None:
+class Tables(Protocol):
+    """What is asked of the database; see there."""
+
+    path: str
+
+    @property
+    def manifest(self) -> Manifest:
+        """As last seen."""
+
+    def names(self) -> list[str]:
+        """The tables that are there."""
+
+    def at(self, name: str, version: int | None) -> Any:
+        """A table by name."""
+
+    def look_again(self) -> None:
+        """Read the manifest."""
+
+    def guarded(self, table: str) -> AbstractContextManager[None]:
+        """Raise what the database raises as one of our errors."""
+
+
+def require_tables(db: Tables) -> None:
     """Raise Damaged for a table that is not there though the manifest names it, SchemaMismatch for one that every store of this schema has
     and for one of other columns."""
     there = db.names()
@@ -35,7 +56,7 @@ def require_tables(db: Database) -> None:
         require_columns(db, name, db.manifest.dimension)
 
 
-def require_columns(db: Database, name: str, dimension: int) -> None:
+def require_columns(db: Tables, name: str, dimension: int) -> None:
     """Raise SchemaMismatch for a table of other columns. dimension: of the vectors, if it is one of cubes."""
     with db.guarded(name):
         said = lacking(name, db.at(name, None).schema, dimension)
