@@ -6,7 +6,6 @@ Knows when LlamaIndex's chat engines and agents ask for a memory and when they w
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,7 +19,7 @@ from llama_index.core.utils import get_tokenizer
 from memos_core import InvalidArgument, MemOS, Receipt
 
 from .conversation import Change, Conversation, Kept, following, replaced
-from .engine import Engine, defaults, engine_of
+from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
 from .messages import Insert, as_turn, asked, fitting, packed, reminded, said, same, size, unpacked
 
@@ -100,7 +99,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
     _engine: Engine = PrivateAttr()
     _is_named: bool = PrivateAttr()
-    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _lock: Any = PrivateAttr(default_factory=OwnLock)
     _seen: list[Kept] = PrivateAttr(default_factory=list)  # the conversation as it was last read or written
     _is_read: bool = PrivateAttr(default=False)  # what is stored could be read the last time
     _unsaved: list[Kept] = PrivateAttr(default_factory=list)  # put, while the engine failed

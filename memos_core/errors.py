@@ -26,6 +26,7 @@
         ├── AuditKeyRequired             its log is signed with a key that was not given; nothing was written
         ├── Damaged                      a file or a record is not what was written; the message names it
         └── StoreClosed                  used after close()
+            └── ForkedProcess            used in a fork of the process that opened it
 
 None derives from RuntimeError: frameworks catch that type for purposes of their own.
 """
@@ -135,3 +136,7 @@ class Damaged(StoreError):
 
 class StoreClosed(StoreError):
     """The engine was closed."""
+
+
+class ForkedProcess(StoreClosed):
+    """The store was opened before this process was forked, which the database does not survive; the message says what to do."""

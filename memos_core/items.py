@@ -23,6 +23,7 @@ from . import conditions, filters, keyed, lifecycle
 from .codec import checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument
+from .fork import Refusing, watch
 from .governance import readers_of
 from .tables import Candidate, Vector
 from .types import Event, Hit, Item, MemCube, Namespace
@@ -39,7 +40,7 @@ _MARGIN, _GROWTH = 16, 4  # nearest memories asked for beyond the page, and by h
 _DIGITS = 6  # of a score that count: the rest differs with how many were scored at once
 
 
-class Items:
+class Items(Refusing):
     """The items of one store. Safe for many threads. Each actor has its own: what others share is found by `MemOS.search`."""
 
     def __init__(
@@ -51,6 +52,7 @@ class Items:
         clock: Callable[[], datetime],
         actor: str,
     ) -> None:
+        self.path = vault.path
         self._vault = vault
         self._writer = writer
         self._embedding = embedding
@@ -59,6 +61,7 @@ class Items:
         self._actor = actor
         self._last = 0
         self._whole = vault.db.transactions.whole
+        watch(self)
 
     # --- writing -------------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
-from . import filters, governance, lifecycle, reader
+from . import filters, fork, governance, lifecycle, reader
 from .adapters import AdapterTier
 from .audit import checked_keys
 from .blobs import Blobs
@@ -90,7 +90,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
+class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -191,6 +191,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self._bringer = Bringer(self._vault, self._writer, self._embedding, self._items, clock)
         self.path, self.closed = self._vault.path, False
+        fork.watch(self)
 
     @property
     def items(self) -> Items:
@@ -450,7 +451,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
 
     def close(self) -> None:
         """Stop the scheduler, write down buffered usage and let go of the store. Twice is once."""
-        if self.closed:
+        if self.closed or self._is_left_behind:  # in a fork there is nothing to let go of: it is the parent's
+            self.closed = True
             return
         try:
             self.stop()

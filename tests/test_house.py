@@ -185,6 +185,7 @@ def test_exports_are_these() -> None:
             "EmbedderMismatch",
             "Event",
             "Foreign",
+            "ForkedProcess",
             "Gate",
             "Generation",
             "Hit",
