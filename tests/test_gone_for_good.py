@@ -63,8 +63,12 @@ def as_it_is(memory: MemOS, clock: Clock, id: str) -> None:
     pass
 
 
+def archived(memory: MemOS, clock: Clock, id: str) -> None:
+    memory.archive(id)
+
+
 STATES = (
-    as_it_is, activated, merged, changed, lambda memory, clock, id: memory.archive(id), past_its_time, over_by_a_rule, taken_back,
+    as_it_is, activated, merged, changed, archived, past_its_time, over_by_a_rule, taken_back,
     archived_and_past_its_time,
 )  # fmt: skip
 OVER = (past_its_time, over_by_a_rule, taken_back, archived_and_past_its_time)
@@ -214,7 +218,9 @@ EMPTY: dict[str, Callable[[MemOS, Any], object]] = {
 }
 
 
-@pytest.mark.parametrize("nothing", [(), [], "", None, set(), iter(())], ids=repr)
+@pytest.mark.parametrize(
+    "nothing", [(), [], "", None, set(), iter(())], ids=["tuple", "list", "word", "None", "set", "iterator"]
+)
 @pytest.mark.parametrize("verb", EMPTY)
 def test_an_empty_selection_is_refused(verb: str, nothing: Any, memory: MemOS) -> None:
     memory.add("tea", namespace=("a",))
