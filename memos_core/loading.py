@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from . import parcel, payloads, tables
+from . import filters, parcel, payloads, tables
 from .admission import Terms
 from .blobs import Blobs
 from .embedding import Embedding
 from .errors import AccessDenied, DumpRefused, OutOfMemory
-from .intake import Intake
+from .governance import readers_of
+from .intake import Entry, Intake
 from .landing import Cargo, Landing, Written
 from .parcel import File, Parcel
 from .places import Place
@@ -30,7 +31,7 @@ from .subscriptions import Uses
 from .tables import Row
 from .terms import Order, made_by, require_terms
 from .types import Kind, MemCube, Text
-from .vault import Vault
+from .vault import ALL, Vault
 
 _TRIES = 4  # how often what is ready is made anew because somebody wrote meanwhile; the last time nobody can
 _AT_ONCE = 20_000  # ids from which on the whole list of what is here is read instead of asking for each
@@ -150,7 +151,9 @@ class Loader:
         queued, refused = self._adapters(order, intake)
         with self._vault.writing():
             landing = {e.id: e for e in intake.entries.values() if e.lands}
-            if self._vault.rules.all() is not rules or intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
+            looking_back = {e.id: e for e in intake.entries.values() if e.earlier}
+            there = {r.cube.id: r for r in self._rows(list(landing | looking_back))}
+            if self._vault.rules.all() is not rules or intake.stale(there) or self._came_meanwhile(looking_back):
                 return None
             held, size = sum(self._blobs.sizes().values()), sum(p.stat().st_size for p in blobs.values())
             if held + size > self._vault.db.policy.kv_disk_bytes:
@@ -162,14 +165,17 @@ class Loader:
             note_tags(self._vault.rules, intake.sensitive)
             written = [
                 Written(
-                    e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
+                    e.id, e.base, e.version, tuple(sorted(e.earlier + e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
                 )
                 for e in landing.values()
-            ]
+            ] + [
+                Written(e.id, e.base, e.base, tuple(sorted(e.earlier)), tuple(sorted(readers_of(there[e.id].cube.access))))
+                for e in looking_back.values() if not e.lands
+            ]  # fmt: skip
             if found.publication is not None and found.signature is not None:
                 self._uses.count(found.publication, found.signature["key"], brought.url)
             cargo = Cargo(order.who, self._clock(), order.verb, written, queued)
-            self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, landing), blobs)
+            self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, written), blobs)
             landed(
                 {
                     f: {e.id: e.version if e.lands else e.base for e in entries if e.lands or e.base}
@@ -177,11 +183,11 @@ class Loader:
                 }
             )
         counts = intake.counts
-        added = sum(not w.base for w in written)
+        added, updated = sum(not w.base for w in written), sum(0 < w.base < w.version for w in written)
         named = ("kept", "diverged", "embedded", "links_cut")
         vectors = sum(_count_vectors(p) for p in intake.rows)
         return LoadReport(
-            brought.url, parcel.identity(found), added, len(written) - added, counts["kept"], counts["diverged"],
+            brought.url, parcel.identity(found), added, updated, counts["kept"], counts["diverged"],
             sum(len(w.past) for w in written), max(0, vectors - counts["embedded"]), counts["embedded"], len(blobs), counts["links_cut"],
             sum(f.bytes for f in brought.wanted), {k: n for k, n in sorted(counts.items()) if n and k not in named},
             tuple(r.id for r in queued), tuple(refused), None if found.publication is None else found.publication.name,
@@ -196,6 +202,7 @@ class Loader:
         intake = Intake(
             brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
             self._embedding, self._clock(), order.kinds, order.model, order.brought, lambda cube: keep(cube, None),
+            self._vault.past_versions, cache(self._numbers),
         )  # fmt: skip
         by_file = {}
         for file in (f for f in brought.wanted if f.path.startswith("memories/")):
@@ -235,6 +242,23 @@ class Loader:
             return {r.cube.id: r for r in self._vault.by_ids([i for i in ids if known is None or i in known])}
 
         return rows
+
+    def _numbers(self, ids: Collection[str] | None = None) -> dict[str, set[int]]:
+        """The versions before that are here, by memory; of some memories, or of all (None)."""
+        few = None if ids is None or len(ids) > _AT_ONCE else filters.one_of("id", ids)
+        with self._vault.db.guarded("history"):
+            query = self._vault.db.table("history").search()
+            query = query if few is None else query.where(few)
+            found = query.select(["id", "version"]).limit(ALL).to_arrow()
+        numbers: dict[str, set[int]] = {}
+        for id, version in zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True):
+            numbers.setdefault(id, set()).add(version)
+        return numbers
+
+    def _came_meanwhile(self, looking_back: Mapping[str, Entry]) -> bool:
+        """Whether versions that are to come in were brought by somebody else since they were found missing."""
+        numbers = self._numbers(looking_back.keys()) if looking_back else {}
+        return any(not numbers.get(id, set()).isdisjoint(e.earlier) for id, e in looking_back.items())
 
     def _rows(self, ids: Sequence[str]) -> list[Row]:
         if len(ids) > _AT_ONCE:
@@ -295,11 +319,13 @@ def _rows(intake: Intake, landing: Mapping[str, object], seq: int) -> Iterator[p
                 yield kept.set_column(at, kept.schema.field(at), pa.array([seq] * kept.num_rows, pa.int64()))
 
 
-def _past(intake: Intake, landing: Mapping[str, object]) -> Iterator[pa.RecordBatch]:
+def _past(intake: Intake, written: Sequence[Written]) -> Iterator[pa.RecordBatch]:
+    wanted = {w.id: frozenset(w.past) for w in written if w.past}
     for path in intake.past:
         with pa.memory_map(str(path)) as mapped:
             for batch in _batches(mapped):
-                yield _filtered(batch, landing)
+                rows = zip(batch["id"].to_pylist(), batch["version"].to_pylist(), strict=True)
+                yield batch.filter(pa.array([version in wanted.get(id, ()) for id, version in rows], pa.bool_()))
     if before := intake.replaced():
         yield from tables.past(before).to_batches()
 

@@ -236,7 +236,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
         """
         who, where = self._who(actor), checked_namespace(namespace)
         shared = checked_access(access, str(who))
-        self._groups.require_known(shared.readers | shared.writers, who)
+        self._groups.require_known(shared.readers | shared.writers | (shared.within or frozenset()), who)
         turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
         draft = MemCube(
