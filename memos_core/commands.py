@@ -24,6 +24,9 @@ def add_commands(commands: Any, open_store: Open) -> None:
     dump.add_argument("target", help="a path, or a URL that fsspec knows")
     _selecting(dump)
     dump.add_argument("--no-history", action="store_true", help="only the current versions")
+    dump.add_argument(
+        "--whole", action="store_true", help="the store as it is, all owners' memories: an operator's right"
+    )
 
     load = _command(commands, "load", "take in a dump, or what another system exported", _load, open_store)
     load.add_argument("source", help="a dump, or with --from a file of another system")
@@ -42,6 +45,12 @@ def add_commands(commands: Any, open_store: Open) -> None:
     )
     load.add_argument("--trust", nargs="+", metavar="KEY", help="public keys, one of which must have signed it")
     load.add_argument("--accept", metavar="FILE", help="a file with the licence that you accept")
+
+    operator = _command(
+        commands, "operator", "who runs the store: may dump it whole", _operator, open_store, embeds=False
+    )
+    operator.add_argument("what", choices=("list", "add", "remove"))
+    operator.add_argument("name", nargs="?", help="of the operator")
 
     key = commands.add_parser(
         "key", help="make a key to publish with", description="Make an Ed25519 key; print its public half."
@@ -63,7 +72,7 @@ def add_commands(commands: Any, open_store: Open) -> None:
     publish.add_argument("--uses", type=int, help="how often one store may load it")
     _selecting(publish)
 
-    offers = _command(commands, "offers", "what is published somewhere, and by whom", _offers, open_store)
+    offers = _command(commands, "offers", "what is published somewhere, and by whom", _offers, open_store, embeds=False)
     offers.add_argument("target", help="a folder or bucket")
 
     subscribe = _command(commands, "subscribe", "follow what is published somewhere", _subscribe, open_store)
@@ -116,7 +125,8 @@ def _selecting(command: argparse.ArgumentParser) -> None:
 def _dump(args: argparse.Namespace) -> None:
     with args.open_store(args) as memory:
         _say(memory.dump(
-            args.target, namespace=labels(args.namespace), kinds=args.kinds, history=not args.no_history, progress=_show("memories"),
+            args.target, namespace=labels(args.namespace), kinds=args.kinds, history=not args.no_history, whole=args.whole,
+            progress=_show("memories"),
         ))  # fmt: skip
 
 
@@ -134,6 +144,14 @@ def _load(args: argparse.Namespace) -> None:
             args.source, owner=args.owner, as_they_are=args.as_they_are, kinds=args.kinds, trust=args.trust,
             accept=None if args.accept is None else _text(args.accept), progress=_show("bytes"),
         ))  # fmt: skip
+
+
+def _operator(args: argparse.Namespace) -> None:
+    if (args.what == "list") != (args.name is None):
+        raise InvalidArgument("NAME: it goes with add and remove, and list has none")
+    with args.open_store(args) as memory:
+        change = {"add": memory.grant_operator, "remove": memory.revoke_operator}.get(args.what)
+        print("\n".join(sorted(memory.operators() if change is None else change(args.name))) or "nobody")
 
 
 def _key(args: argparse.Namespace) -> None:
@@ -155,6 +173,9 @@ def _offers(args: argparse.Namespace) -> None:
     with args.open_store(args) as memory:
         for offer in memory.offers(args.target):
             terms = offer.terms
+            if offer.refused is not None:
+                print(f"{terms.name} is refused: {offer.refused}", file=sys.stderr)
+                continue
             print(
                 f"{terms.name} version {terms.number}: {offer.memories} memories, {offer.bytes:,} bytes, {', '.join(terms.tags)}"
             )

@@ -82,14 +82,11 @@ def starting(column: str, path: str) -> str:
 
 
 def of_kinds(kinds: Iterable[Kind | str] | None) -> str | None:
-    """Of one of the kinds; None for any. Raises InvalidArgument for none, and for a kind that does not exist."""
+    """Of one of the kinds; None for any. Raises InvalidArgument for a kind that does not exist."""
     if kinds is None:
         return None
     try:
-        wanted = sorted(Kind(k).value for k in ([kinds] if isinstance(kinds, str) else kinds))
-        if not wanted:
-            raise ValueError("none is given; None is all")
-        return one_of("kind", wanted)
+        return one_of("kind", sorted(Kind(k).value for k in ([kinds] if isinstance(kinds, str) else kinds)))
     except (ValueError, TypeError) as error:
         raise InvalidArgument(f"kinds: {error}; there are {', '.join(Kind)}") from None
 

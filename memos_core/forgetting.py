@@ -23,6 +23,8 @@ from .vault import Vault
 
 _BULK = 200  # memories from which on a deletion is marked as under way, and derived ones are looked for among all
 _MARK = "deleting"
+WHOLE = "the whole store"
+"""How the detail of an event of a dump begins that had all memories in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ class Forgetting:
         anybody = any(one == PUBLIC or is_reserved(one) for one in readers)
         events = [
             e for e in self._vault.ledger.all("verb IN ('dump', 'publish') AND outcome = 'ok'")
-            if e.subject in ids or (e.subject is None and (anybody or e.actor in readers))
+            if e.subject in ids or (e.subject is None and (anybody or e.actor in readers or e.detail.startswith(WHOLE)))
         ]  # fmt: skip
         return tuple(dict.fromkeys(f"{e.verb} by {e.actor} at {e.at.isoformat()}: {e.detail}" for e in events))
 

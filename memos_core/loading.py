@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -20,12 +21,15 @@ from .blobs import Blobs
 from .embedding import Embedding
 from .errors import AccessDenied, DumpRefused, OutOfMemory
 from .governance import readers_of
+from .grants import GROUP
+from .groups import is_free
 from .intake import Entry, Intake
 from .landing import Cargo, Landing, Written
-from .parcel import File, Parcel
+from .parcel import File, Group, Parcel
 from .places import Place
 from .rebuilds import Rebuild
 from .redaction import note_tags
+from .retention import RULE
 from .staging import bring, staging
 from .subscriptions import Uses
 from .tables import Row
@@ -48,7 +52,8 @@ class LoadReport:
     added, updated: memories that are new here, and that have a newer version now; `versions` came with them. kept: what was here in
     this version or a newer one; diverged: what was changed here and there, and stayed as it is here. vectors, embedded: vectors that
     were taken as they were, and made anew. payloads: tensors that came along. links_cut: sources that did not come along and are
-    not here. left_out: what did not come, with counts by reason. queued: adapters that `tick` distils anew; refused: those for which
+    not here. left_out: what did not come, with counts by reason; of `grants_to_unknown_groups`
+    the memories came, and the grants to groups that are not here, or not the same owner's, did not; `read_by_unknown_groups` are those that were read by nobody else. queued: adapters that `tick` distils anew; refused: those for which
     it cannot be done, with the reason. `dump` names what was loaded.
     """
 
@@ -92,14 +97,14 @@ class Loader:
         embedding: Embedding,
         landing: Landing,
         clock: Callable[[], datetime],
-        operator: str,
+        may_act_for_all: Callable[[str], bool],
     ) -> None:
         self._vault = vault
         self._blobs = blobs
         self._embedding = embedding
         self._landing = landing
         self._clock = clock
-        self._operator = operator
+        self._may_act_for_all = may_act_for_all
         self._uses = Uses(vault.db.site.files)
 
     def manifest(self, source: Place) -> Parcel:
@@ -161,6 +166,8 @@ class Loader:
                     f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._vault.db.policy.kv_disk_bytes:,})"
                 )
             readers = _readers(intake, landing)
+            if coming := self._rules_of(order, found):
+                self._vault.rules.put(coming)
             self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
             note_tags(self._vault.rules, intake.sensitive)
             written = [
@@ -195,14 +202,14 @@ class Loader:
 
     def _read(self, brought: _Brought) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
         order, found, url = brought.order, brought.dump, brought.url
-        keep = self._vault.keeping()
+        keep = self._vault.keeping(found.retention if self._is_whole(order, found) else {})
         here, end = self._vault.manifest, None if found.publication is None else found.publication.expires_at
         same = not order.stranger and made_by(found.embedder, here)
         publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
             brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
             self._embedding, self._clock(), order.kinds, order.model, order.brought, lambda cube: keep(cube, None),
-            self._vault.past_versions, cache(self._numbers),
+            self._vault.past_versions, cache(self._numbers), self._known_groups(order, found),
         )  # fmt: skip
         by_file = {}
         for file in (f for f in brought.wanted if f.path.startswith("memories/")):
@@ -220,12 +227,42 @@ class Loader:
         return intake, by_file
 
     def _require_right(self, order: Order, intake: Intake) -> None:
-        """Only the owner of a memory, or who opened the store, may put it here in the owner's name."""
+        """Only the owner of a memory, or whoever may act for all, may put it here in the owner's name."""
         owners = {e.owner for e in intake.entries.values()}
-        if order.who != self._operator and (others := owners - {order.who}):
+        if not self._may_act_for_all(order.who) and (others := owners - {order.who}):
             raise AccessDenied(
                 f"{len(others)} others own memories of this dump, and {order.who!r} may not add memories in their names: load it without as_they_are"
             )
+
+    def _is_whole(self, order: Order, found: Parcel) -> bool:
+        """Whether a whole store comes in as it is, with its rules."""
+        return found.whole and order.owner is None and self._may_act_for_all(order.who)
+
+    def _coming_groups(self, order: Order, found: Parcel) -> dict[str, Group]:
+        """The groups that come along: with their owner, or with whoever may act for all. One whose name is taken here does not."""
+        if order.stranger:
+            return {}
+        for_all, here = order.owner is None and self._may_act_for_all(order.who), self._vault.rules.under(GROUP)
+        return {
+            name: group for name, group in found.groups.items()
+            if group.members is not None and (for_all or order.who == group.owner) and name not in here
+            and is_free(self._vault, name, group.owner)
+        }  # fmt: skip
+
+    def _known_groups(self, order: Order, found: Parcel) -> set[str]:
+        """The groups of a dump that are the same here, by name and owner, or will be."""
+        here = self._vault.rules.under(GROUP)
+        same = {n for n, group in found.groups.items() if n in here and here[n]["owner"] == group.owner}
+        return same | self._coming_groups(order, found).keys()
+
+    def _rules_of(self, order: Order, found: Parcel) -> dict[str, Any]:
+        """The rules that come along: groups, and of a whole store how long its owners' memories are kept, where nothing is said here."""
+        groups = self._coming_groups(order, found).items()
+        rules: dict[str, Any] = {GROUP + n: {"owner": g.owner, "members": list(g.members or ())} for n, g in groups}
+        if self._is_whole(order, found):
+            here = self._vault.rules.under(RULE)
+            rules |= {RULE + path: seconds for path, seconds in found.retention.items() if path not in here}
+        return rules
 
     def _here(self, found: Parcel) -> Callable[[Sequence[str]], Mapping[str, Row]]:
         """What is here of some ids. Where few are here, or many are asked for, the ids of all that is here are read once."""

@@ -172,7 +172,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, derived, policy, clock)
         self._dumper = Dumper(self._vault, blobs, clock)
-        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
+        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._may_act_for_all)
         self._subscriptions = Subscriptions(place.files)
         self._memstore = MemStore(
             self._vault, self._writer, self._dumper, self._loader, self._embedding, self._subscriptions, clock

@@ -83,6 +83,34 @@ class Trust:
         """Who is in a group. Raises NotFound for those who are neither in it nor its owner."""
         return self._groups.members(name, self._who(actor))
 
+    def grant_operator(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Let somebody run the store: dump it whole, and load memories in others' names; what others may see of each other does not change.
+        Who they are now. The first one is named by any program that has the store's files, since it has them anyway; others by an operator.
+
+        Raises AccessDenied."""
+        return self._operators_changed(
+            actor, f"{checked_word(name, 'name')} runs the store", self._groups.operators.add, name
+        )
+
+    def revoke_operator(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Take that right from somebody; who has it now. Raises AccessDenied, NotFound, and InvalidArgument for the last one."""
+        return self._operators_changed(
+            actor, f"{checked_word(name, 'name')} runs the store no more", self._groups.operators.remove, name
+        )
+
+    def operators(self) -> frozenset[str]:
+        """Who runs the store, see `grant_operator`."""
+        return self._groups.operators.names()
+
+    def _operators_changed(
+        self, actor: str | None, said: str, change: Callable[[str, str], frozenset[str]], name: str
+    ) -> frozenset[str]:
+        who = self._who(actor)
+        with self._vault.writing():
+            names = change(name, who)
+            self._writer.told_of(who, "operator", self._clock(), said)
+        return names
+
     # --- forgetting ------------------------------------------------------------------------------------------------------
 
     def delete(

@@ -298,9 +298,9 @@ class Vault:
         rules = self.rules.under(RULE)
         return retained(cube, rules) if rules else cube
 
-    def keeping(self) -> Callable[[MemCube, MemCube | None], MemCube]:
-        """What makes of a memory (and of its version before, if there is one) what is stored of it, by the rules as they are now."""
-        rules = self.rules.under(RULE)
+    def keeping(self, more: Mapping[str, float] | None = None) -> Callable[[MemCube, MemCube | None], MemCube]:
+        """What makes of a memory (and of its version before, if there is one) what is stored of it, by the rules as they are now, and more."""
+        rules = {**(more or {}), **self.rules.under(RULE)}
         return lambda cube, old: self.tagged(retained(cube, rules) if rules else cube, old)
 
     def use_grants(self, readers: Iterable[str]) -> None:

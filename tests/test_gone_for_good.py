@@ -250,10 +250,12 @@ def test_a_list_of_nothing_matches_nothing(filter: Any, memory: MemOS) -> None:
 
 def test_no_kinds_are_no_memories(memory: MemOS, tmp_path: Path) -> None:
     memory.add("tea")
-    with pytest.raises(InvalidArgument, match="kinds"):
-        memory.search("tea", kinds=[])
+    assert memory.search("tea", kinds=[]) == []
     with pytest.raises(InvalidArgument, match="kinds"):
         memory.dump(tmp_path / "dump", kinds=[])
+    memory.dump(tmp_path / "dump")
+    with pytest.raises(InvalidArgument, match="kinds"):
+        memory.load(tmp_path / "dump", kinds=[])
 
 
 def test_a_rollback_of_no_memory_is_not_one_of_all(memory: MemOS) -> None:
