@@ -220,7 +220,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
 
         Args:
             content: a string, a message (mapping with role and content, optionally name, id and timestamp), or a
-                sequence of either, which is a conversation. A conversation without `session` gets one of its own. Turns
+                sequence of either: a conversation, which without `session` gets one of its own. Of parts the text is taken; "[image]" or
+                the like stands for others; messages that only call tools are left out; an event says what. Turns
                 added one by one need an id or a timestamp, or the same words twice in a row are taken for a repeated call.
             namespace: the address; the permission is `access`.
             key: the caller's name for one memory; if it exists under this owner and namespace, this is its new version.
@@ -237,7 +238,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
         who, where = self._who(actor), checked_namespace(namespace)
         shared = checked_access(access, str(who))
         self._groups.require_known(shared.readers | shared.writers | (shared.within or frozenset()), who)
-        turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
+        turns, left_out = reader.heard(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
@@ -255,6 +256,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
             stored, fresh = self._writer.add_turns(draft, turns)
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
+        if left_out:
+            self._writer.tell_left_out(who, now, left_out)
         self._upkeep.after_write()
         return stored
 
@@ -377,6 +380,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
         `max_tokens`, in an order that changes as little as possible from question to question.
 
         Args:
+            max_tokens: of the text. If it is small, frame and best memory are cut; InvalidArgument if nothing known fits.
             leave_out: memories that the model sees anyway, such as turns that are still in its context.
         """
         return self._recalled(query, namespace, actor, max_tokens, leave_out)[0]

@@ -307,6 +307,12 @@ class Writer:
         with self._vault.writing():
             self._vault.record([Event(str(uuid.uuid4()), at, who, verb, detail=detail)], [()])
 
+    def tell_left_out(self, who: str, at: datetime, kinds: str) -> None:
+        """Say, in the program's log and in the store's, what of added messages is not text."""
+        detail = f"not text, a note stands for it or it was left out: {kinds}"
+        log.warning("add for %s: %s", who, detail)
+        self.told_of(who, "add", at, detail)
+
     def failed(self, who: str, verb: str, what: str) -> None:
         """Log and record something that failed and that a request was spared."""
         log.warning("%s for %s failed: %s", verb, who, what)
