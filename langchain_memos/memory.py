@@ -9,6 +9,7 @@ import asyncio
 import os
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from langchain.agents.middleware import (
@@ -19,7 +20,7 @@ from langchain.agents.middleware import (
     ModelResponse,
 )
 from langchain.agents.middleware.types import PrivateStateAttr
-from langchain_core.messages import AnyMessage
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage
 from langgraph.channels.untracked_value import UntrackedValue
 from langgraph.runtime import Runtime
 from langgraph.types import Command, TracePolicy
@@ -28,7 +29,19 @@ from memos_core import MemOS
 
 from .engine import Engine, OnEngine, OnError, checked_count, checked_namespace
 from .identity import User, checked_given, configured, user_of
-from .messages import appended, as_turns, last_turn, question, said, seen_in, session_of
+from .messages import (
+    appended,
+    fingerprints,
+    is_summary,
+    is_unmarked,
+    last_turn,
+    messages_in,
+    placed_turns,
+    question,
+    said,
+    seen_in,
+    session_of,
+)
 from .tools import TOOLS, tools_on
 
 _RUNS = 1000  # under way at once; the brief of one that falls out is recalled again
@@ -39,8 +52,28 @@ class MemOSState(AgentState):  # type: ignore[misc]  # LangChain is untyped to t
 
     memos_run: Annotated[str, UntrackedValue, PrivateStateAttr]
     """Names this run, until it is interrupted: under it lies its brief."""
-    memos_written: Annotated[str, PrivateStateAttr]
-    """Id of the last message of the thread that was written."""
+    memos_asked: Annotated[str, PrivateStateAttr]
+    """What the turn under way was asked, for when a summary takes its place; empty between turns."""
+    memos_answer: Annotated[str, PrivateStateAttr]
+    """Id of the call by which the model gave its structured answer last."""
+    memos_written: Annotated[list[str], PrivateStateAttr]
+    """Fingerprints of the thread's messages that need not be written any more."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way."""
+
+    asked: str | None = None
+    """The question's id, or its words if it has none."""
+    words: str = ""
+    """The question's words."""
+    brief: str = ""
+    """What was recalled for it."""
+    session: str | None = None
+    """Where its messages are written."""
+    heard: tuple[AIMessage, ...] = ()
+    """What the model said in it, call by call."""
 
 
 class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain is untyped to this checker
@@ -67,6 +100,12 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
     that it stays if the model fails, and the rest after the run. The session is the thread; a run without one is a session of
     its own, and of its input only the last turn is written, what precedes it being history. A message may carry its time in
     `additional_kwargs["timestamp"]`.
+
+    Messages may come without ids, as text, tuples or dictionaries. A message of a thread that comes again under its id with other
+    words is a new version of its memory. A message that is removed from a thread (`RemoveMessage`) stays remembered, because
+    summaries and trimming remove messages too; `MemOS.delete` and `MemOS.forget` make forget. A structured answer is remembered as
+    JSON. What other middleware puts beside the model's answers (notices of limits, refusals) is not something that the model
+    said, and is not written.
 
     One instance serves any number of users and agents at once; an agent takes one instance.
 
@@ -123,7 +162,7 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         self.tools: list[Any] = tools_on(self._engine, user_id=self._user_id, namespace=self._namespace, names=names)
         self.trace_policy = trace_policy
         # by run, while it lasts: state would show them to whoever streams it
-        self._briefs: dict[str, tuple[str | None, str]] = {}
+        self._runs: dict[str, _Run] = {}
 
     # --- hooks, each twice -------------------------------------------------------------------------------------------
 
@@ -131,20 +170,23 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], ModelResponse[Any]]
     ) -> Any:
         """Put what is recalled behind the system message; at the turn's first call, write what it was asked."""
-        request, noted = self._remind(request)
-        return _noting(handler(request), noted)
+        request, run, noted = self._remind(request)
+        return _noting(handler(request), run, noted)
 
     async def awrap_model_call(
         self, request: ModelRequest[Any], handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]]
     ) -> Any:
         """`wrap_model_call`, the engine beside the event loop."""
-        request, noted = await asyncio.to_thread(self._remind, request)
-        return _noting(await handler(request), noted)
+        request, run, noted = await asyncio.to_thread(self._remind, request)
+        return _noting(await handler(request), run, noted)
 
     def after_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """Write what is not written yet."""
-        self._briefs.pop(state.get("memos_run", ""), None)
-        return self._remember(state, user_of(self._user_id, runtime), runtime) or None
+        run = self._runs.pop(state.get("memos_run", ""), None) or _Run()
+        user = user_of(self._user_id, runtime)
+        messages = messages_in(state["messages"])
+        noted = self._remember(state, _without_notices(messages, run.heard), run, user, runtime)
+        return noted | ({"memos_asked": ""} if state.get("memos_asked") else {}) or None
 
     async def aafter_agent(self, state: MemOSState, runtime: Runtime[Any]) -> dict[str, Any] | None:
         """`after_agent`, beside the event loop."""
@@ -152,29 +194,38 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
 
     # --- below the hooks ---------------------------------------------------------------------------------------------
 
-    def _remind(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], dict[str, Any]]:
-        """The request with what is recalled for its turn, and what to note in the state."""
-        asked = question(request.state["messages"])
-        if asked is None:
-            return request, {}
-        noted: dict[str, Any] = {}
-        # it has none after a resume: then recalled anew, nothing is stale
-        run = request.state.get("memos_run") or _run_name()
-        recalled_for, text = self._briefs.get(run, (None, ""))
-        if recalled_for != asked.id:
+    def _remind(self, request: ModelRequest[Any]) -> tuple[ModelRequest[Any], _Run, dict[str, Any]]:
+        """The request with what is recalled for its turn, the run, and what to note in the state."""
+        state, messages = request.state, messages_in(request.state["messages"])
+        # it has no name after a resume: then recalled anew, nothing is stale
+        name = state.get("memos_run") or _run_name()
+        run, noted = self._runs.setdefault(name, _Run()), {}
+        for past in list(self._runs)[:-_RUNS]:  # runs that failed never come to an end
+            self._runs.pop(past, None)
+        question_now = question(messages)
+        if question_now is not None:
+            words = said(question_now) or ""
+        else:  # nobody asked, or a summary stands for it
+            words = run.words or state.get("memos_asked") or ""
+        asked = (question_now.id if question_now is not None else run.asked) or words or None
+        if run.asked != asked:
             user = user_of(self._user_id, request.runtime)
+            run.session = session_of(messages, configured("thread_id"), name)
             # recalled before it is written: else the best memory of a question is the question
-            text = self._recall(said(asked), user, request.messages)
-            self._briefs[run] = (asked.id, text)
-            for past in list(self._briefs)[:-_RUNS]:  # runs that failed never come to an end
-                self._briefs.pop(past, None)
-            noted = {"memos_run": run, **self._remember(request.state, user, request.runtime)}
-        if text:
-            request = request.override(system_message=appended(request.system_message, text))
-        return request, noted
+            run.brief = self._recall(words, user, [*messages_in(request.messages), HumanMessage(words)])
+            run.asked, run.words = asked, words
+            noted = {"memos_run": name, "memos_asked": words}
+            noted |= self._remember(state, messages, run, user, request.runtime)
+        elif _lost(messages, run.heard):
+            noted = self._remember(state, messages, run, user_of(self._user_id, request.runtime), request.runtime)
+        if not state.get("memos_run"):
+            noted["memos_run"] = name
+        if run.brief:
+            request = request.override(system_message=appended(request.system_message, run.brief))
+        return request, run, noted
 
-    def _recall(self, asked: str | None, user: str, messages: Sequence[AnyMessage]) -> str:
-        if asked is None:
+    def _recall(self, asked: str, user: str, messages: Sequence[AnyMessage]) -> str:
+        if not asked:
             return ""
 
         def recall() -> str:
@@ -184,37 +235,72 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
 
         return self._engine.attempt("recall", user, recall, "")
 
-    def _remember(self, state: MemOSState, user: str, runtime: Runtime[Any]) -> dict[str, Any]:
+    def _remember(
+        self, state: MemOSState, messages: Sequence[AnyMessage], run: _Run, user: str, runtime: Runtime[Any]
+    ) -> dict[str, Any]:
         """Write the messages that are not written; what to note in the state. A failed write is tried again by the next."""
-        new = _unwritten(state, runtime)
-        if not self._write or not new:
+        if not self._write:
             return {}
-        turns = as_turns(new)
-        session = session_of(state["messages"], configured("thread_id"), state.get("memos_run"))
+        new, prints = _unwritten(state, [*_lost(messages, run.heard), *messages], runtime)
+        session = run.session or session_of(messages, configured("thread_id"), state.get("memos_run"))
 
         def add() -> bool:
-            if turns:
-                self.memory.add(turns, namespace=self._namespace, actor=user, session=session)
+            if new:
+                self.memory.add(new, namespace=self._namespace, actor=user, session=session)
             return True
 
-        return {"memos_written": new[-1].id} if self._engine.attempt("write", user, add, False) else {}
+        if prints == state.get("memos_written") or not self._engine.attempt("write", user, add, False):
+            return {}
+        return {"memos_written": prints}
 
 
 def _run_name() -> str:
     return f"run-{uuid.uuid4()}"
 
 
-def _unwritten(state: MemOSState, runtime: Runtime[Any]) -> Sequence[AnyMessage]:
-    """The messages after the last written one. Where none is marked as written: of a kept thread all (the engine knows those
-    that it has), else the last turn, because a caller who keeps the history himself hands all of it in at each run."""
-    messages: Sequence[AnyMessage] = state["messages"]
+def _unwritten(
+    state: MemOSState, messages: Sequence[AnyMessage], runtime: Runtime[Any]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """The turns to write, and the fingerprints of all. What is not written, or says something else since: of a kept thread in which
+    nothing is marked as written all (the engine knows what it has), else the last turn, because a caller who keeps the history
+    himself hands all of it in at each run."""
+    answers = [state.get("memos_answer") or ""]
+    placed = list(placed_turns(messages, answers))
+    prints = list(fingerprints(messages, answers))
     written = state.get("memos_written")
-    for i in reversed(range(len(messages))):
-        if written is not None and messages[i].id == written:
-            return messages[i + 1 :]
-    if written is not None:  # it was shortened from the front, as summaries do: what is left came later
-        return messages
-    return messages if _is_kept(runtime) else last_turn(messages)
+    if written is not None:
+        known = set(written)
+        new = [turn for (_, turn), names in zip(placed, prints, strict=True) if known.isdisjoint(names)]
+    elif _is_kept(runtime):
+        new = [turn for _, turn in placed]
+    else:
+        last = {id(message) for message in last_turn(messages)}
+        new = [turn for message, turn in placed if id(message) in last]
+    return new, [by_id or by_place for by_id, by_place in prints]
+
+
+def _lost(messages: Sequence[AnyMessage], heard: Sequence[AIMessage]) -> list[AIMessage]:
+    """What the model said in this run and a summary stands for, which nobody has written."""
+    if not any(map(is_summary, messages)):
+        return []
+    there = {m.id for m in messages}
+    return [m for m in heard if m.id not in there]
+
+
+def _without_notices(messages: Sequence[AnyMessage], heard: Sequence[AIMessage]) -> list[AnyMessage]:
+    """The messages of a run at its end, without what was put beside the model's answers. It is known by where it stands: behind the
+    question, unmarked, and from none of the run's model calls, whose last answer is there as well (a middleware that rewrites
+    an answer puts another message in its place). Where the model was not called at all, whatever answered in its place is the answer."""
+    if not heard:
+        return list(messages)
+    last = last_turn(messages)
+    start = len(messages) - len(last)
+    ids = {m.id for m in heard}
+    is_rewritten = heard[-1].id not in {m.id for m in messages}
+    return [
+        m for i, m in enumerate(messages)
+        if i < start or not is_unmarked(m) or m.id in ids or is_rewritten
+    ]  # fmt: skip
 
 
 def _is_kept(runtime: Runtime[Any]) -> bool:
@@ -228,5 +314,10 @@ def _is_kept(runtime: Runtime[Any]) -> bool:
     return "|" not in place and configured("__pregel_checkpointer") is not None
 
 
-def _noting(response: Any, noted: dict[str, Any]) -> Any:
+def _noting(response: Any, run: _Run, noted: dict[str, Any]) -> Any:
+    """The response with what to note in the state; the run hears what the model said."""
+    result = getattr(response, "result", ())
+    run.heard += tuple(m for m in result if isinstance(m, AIMessage))
+    if getattr(response, "structured_response", None) is not None:
+        noted |= {"memos_answer": m.tool_call_id for m in result if isinstance(m, ToolMessage)}
     return ExtendedModelResponse(response, Command(update=noted)) if noted else response

@@ -5,7 +5,10 @@ Knows message classes; knows no store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import re
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -16,33 +19,52 @@ from langchain_core.messages import (
     BaseMessage,
     HumanMessage,
     SystemMessage,
+    ToolMessage,
     convert_to_messages,
 )
 
 from memos_core import MemCube
 
+_NOTICE = re.compile(
+    r"Model call limits exceeded: |Model call failed after \d+ attempts? with |(Tool|'[^']*' tool) call limit (exceeded|reached)"
+)
+"""How the notices of LangChain's own middleware begin: of the limits of calls, and of a model that failed."""
+_ANSWERED = "Returning structured response: "
+"""How LangChain begins the tool message by which it confirms a structured answer."""
 
-def as_turns(messages: Sequence[AnyMessage]) -> list[dict[str, Any]]:
+
+def as_turns(messages: Sequence[AnyMessage], answers: Collection[str] = ()) -> list[dict[str, Any]]:
     """Messages with role, content, id, and name and timestamp where there are any.
 
-    Left out: system and tool messages, calls of tools, messages without text, and summaries that LangChain puts in the place of
-    what was said. Content blocks become their text. A time is taken from `additional_kwargs["timestamp"]` if it is an aware
-    datetime or ISO 8601 with an offset; anything else there is another program's, and is left alone.
+    Left out: system and tool messages, calls of tools, messages without text, summaries that LangChain puts in the place of
+    what was said, and notices of its middleware. A structured answer that was given as a call of a tool is said as JSON. Content
+    blocks become their text. A time is taken from `additional_kwargs["timestamp"]` if it is an aware datetime or ISO 8601 with an
+    offset; anything else there is another program's, and is left alone.
+
+    answers: ids of calls that are known to be structured answers; others are known by LangChain's confirmation.
     """
-    turns = []
+    return [turn for _, turn in placed_turns(messages, answers)]
+
+
+def placed_turns(
+    messages: Sequence[AnyMessage], answers: Collection[str] = ()
+) -> Iterator[tuple[AnyMessage, dict[str, Any]]]:
+    """`as_turns`, each with the message that it was."""
+    given = {*answers, *(m.tool_call_id for m in messages if isinstance(m, ToolMessage) and _is_confirmation(m))}
     for message in messages:
-        text = said(message)
+        text = _answer(message, given) if isinstance(message, AIMessage) and message.tool_calls else said(message)
         if text is None:
             continue
         turn = {"role": "user" if isinstance(message, HumanMessage) else "assistant", "content": text, "id": message.id,
                 "name": message.name, "timestamp": _timestamp(message)}  # fmt: skip
-        turns.append({name: value for name, value in turn.items() if value})
-    return turns
+        yield message, {name: value for name, value in turn.items() if value}
 
 
 def said(message: BaseMessage) -> str | None:
     """The text of what a person or the model said, or None."""
-    if not isinstance(message, HumanMessage | AIMessage) or _is_summary(message):
+    if not isinstance(message, HumanMessage | AIMessage) or is_summary(message):
+        return None
+    if is_unmarked(message) and _NOTICE.match(str(message.text)):
         return None
     text = str(message.text).encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
     return text if text.strip() else None
@@ -60,6 +82,22 @@ def last_turn(messages: Sequence[AnyMessage]) -> Sequence[AnyMessage]:
     while start and _is_asked(messages[start - 1]):
         start -= 1
     return messages if question(messages[:start]) is None else messages[start:]
+
+
+def fingerprints(messages: Sequence[AnyMessage], answers: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """For each turn of a thread (see `as_turns`) two names of what it says: by its id, and by all that the thread says up to it.
+
+    The first is "" without an id. The second tells messages without ids from each other.
+    """
+    turns = {id(message): turn for message, turn in placed_turns(messages, answers)}
+    so_far = sha256()
+    for message in messages:
+        turn = turns.get(id(message))
+        words = (message.type, str(message.text) if turn is None else turn["content"])
+        so_far.update(repr(words).encode("utf-8", "replace"))
+        if turn is not None:
+            named = sha256(repr((message.id, *words)).encode("utf-8", "replace")).hexdigest()[:16]
+            yield (named if message.id else ""), so_far.hexdigest()[:16]
 
 
 def messages_in(value: Any) -> list[BaseMessage]:
@@ -85,7 +123,7 @@ def session_of(messages: Sequence[AnyMessage], thread: Any, otherwise: str | Non
 def seen_in(messages: Sequence[BaseMessage]) -> Callable[[MemCube], bool]:
     """Whether a memory says what one of these messages says: the model that sees them need not be reminded of it. By the words,
     because a caller who keeps the history himself hands it in under new ids each time."""
-    seen = {said(m) for m in messages}
+    seen = {turn["content"] for turn in as_turns(messages)}
     return lambda cube: cube.text in seen
 
 
@@ -98,11 +136,37 @@ def appended(system: SystemMessage | None, text: str) -> SystemMessage:
     return system.model_copy(update={"content": [*system.content, {"type": "text", "text": f"\n\n{text}"}]})
 
 
+def is_unmarked(message: BaseMessage) -> bool:
+    """Whether it is a message of the assistant without a mark of the model that made it: written by a program. LangChain gives all
+    that a chat model says an id of its own kind, if the provider gave it none; graphs give the rest a UUID."""
+    if not isinstance(message, AIMessage) or message.tool_calls or message.response_metadata or message.usage_metadata:
+        return False
+    try:
+        return message.id is None or str(uuid.UUID(message.id)) == message.id
+    except ValueError:
+        return False
+
+
 def _is_asked(message: BaseMessage) -> bool:
-    return isinstance(message, HumanMessage) and not _is_summary(message)
+    return isinstance(message, HumanMessage) and not is_summary(message)
 
 
-def _is_summary(message: BaseMessage) -> bool:
+def _is_confirmation(message: ToolMessage) -> bool:
+    return message.status != "error" and str(message.text).startswith(_ANSWERED)
+
+
+def _answer(message: AIMessage, answers: Collection[str]) -> str | None:
+    """What the model said with its calls: its words, and the calls that are structured answers."""
+    given = [as_json(call["args"]) for call in message.tool_calls if call["id"] in answers]
+    return "\n".join(filter(None, [said(message), *given])) or None
+
+
+def as_json(value: Any) -> str:
+    """A structured answer as text, and such that it can be stored."""
+    return json.dumps(value, ensure_ascii=False, default=str).encode("utf-8", "replace").decode()
+
+
+def is_summary(message: BaseMessage) -> bool:
     """Whether LangChain's summarisation wrote it: a person's message by its class only."""
     return bool(message.additional_kwargs.get("lc_source") == "summarization")
 
