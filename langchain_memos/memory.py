@@ -203,10 +203,9 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         for past in list(self._runs)[:-_RUNS]:  # runs that failed never come to an end
             self._runs.pop(past, None)
         question_now = question(messages)
-        if question_now is not None:
-            words = said(question_now) or ""
-        else:  # nobody asked, or a summary stands for it
-            words = run.words or state.get("memos_asked") or ""
+        # nobody asked, or a summary stands for it
+        before = run.words or state.get("memos_asked")
+        words = (before if question_now is None else said(question_now)) or ""
         asked = (question_now.id if question_now is not None else run.asked) or words or None
         if run.asked != asked:
             user = user_of(self._user_id, request.runtime)
@@ -319,5 +318,6 @@ def _noting(response: Any, run: _Run, noted: dict[str, Any]) -> Any:
     result = getattr(response, "result", ())
     run.heard += tuple(m for m in result if isinstance(m, AIMessage))
     if getattr(response, "structured_response", None) is not None:
-        noted |= {"memos_answer": m.tool_call_id for m in result if isinstance(m, ToolMessage)}
+        for confirmation in (m for m in result if isinstance(m, ToolMessage)):
+            noted["memos_answer"] = confirmation.tool_call_id
     return ExtendedModelResponse(response, Command(update=noted)) if noted else response
