@@ -256,8 +256,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
             stored, fresh = self._writer.add_turns(draft, turns)
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
-        if left_out:
-            self._writer.tell_left_out(who, now, left_out)
+        self._writer.tell_left_out(who, now, left_out)
         self._upkeep.after_write()
         return stored
 

@@ -308,7 +308,9 @@ class Writer:
             self._vault.record([Event(str(uuid.uuid4()), at, who, verb, detail=detail)], [()])
 
     def tell_left_out(self, who: str, at: datetime, kinds: str) -> None:
-        """Say, in the program's log and in the store's, what of added messages is not text."""
+        """Say, in the program's log and in the store's, what of added messages is not text, if anything."""
+        if not kinds:
+            return
         detail = f"not text, a note stands for it or it was left out: {kinds}"
         log.warning("add for %s: %s", who, detail)
         self.told_of(who, "add", at, detail)
