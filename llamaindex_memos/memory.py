@@ -216,7 +216,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         """Make the conversation this one. What of it is there stays as it is, and what of it is known is not learnt again."""
         with self._lock:
             change = _change(self._read(), [packed(m) for m in messages])
-            self._learn(self._news(messages, change.new))
+            self._learn(self._news(messages, change))
             after = list(change.after)
             # what was read is what is stored, unless something waits to be written or could not be read
             clean = self._is_read and not self._unsaved
@@ -316,14 +316,17 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
         self._unlearnt = self._longterm.attempt("learn", learn, turns[-_WAITING:])
 
-    def _news(self, messages: Sequence[ChatMessage], new: Sequence[Kept]) -> list[Kept]:
+    def _news(self, messages: Sequence[ChatMessage], change: Change) -> list[Kept]:
         """Of the messages that a history brings, those whose words are not known from elsewhere than this conversation's list."""
-        spoken = [turn for m in messages if (turn := as_turn(m))]
+        new = change.new
+        placed = [(k, turn) for k, m in zip(change.after, messages, strict=True) if (turn := as_turn(m))]
+        spoken = [turn for _, turn in placed]
         turns = {k.key: turn for k in new if (turn := as_turn(unpacked(k.body)))}
         if not turns or not self.write:
             return []
-        if not self._is_named and self._longterm.attempt("look", lambda: self._longterm.holds(spoken[-1]), False):
-            return []
+        if not self._is_named:  # each message by those beside it, in whichever session that was
+            known_at: set[int] = self._longterm.attempt("look", lambda: self._longterm.known_in(spoken), set())
+            return [k for at, (k, _) in enumerate(placed) if k.key in turns and at not in known_at]
         known: Counter[tuple[str, str]] = self._longterm.attempt(
             "look", lambda: self._longterm.said_in(self.session_id), Counter()
         )

@@ -252,6 +252,31 @@ def test_history_of_a_caller_who_names_no_session_is_not_learnt_at_each_turn(eng
     assert "An old chat." in texts(engine)
 
 
+@pytest.mark.parametrize("last", ["Noted.", "ok"])
+def test_a_history_of_a_caller_who_names_no_session_is_learnt_whatever_its_last_words_are(
+    engine: MemOS, remembering: Any, last: str
+) -> None:
+    remembering().set([user("I have a dog."), assistant(last)])
+    remembering().set([user("I live in Braga."), assistant("Where?"), user("Rua Nova."), assistant(last)])
+    assert sorted(texts(engine)) == sorted(["I have a dog.", last, "I live in Braga.", "Where?", "Rua Nova.", last])
+    remembering().set([user("Do you smoke?"), assistant("No"), user("ok")])
+    remembering().set([user("Do you drink?"), assistant("No"), user("ok")])
+    assert (texts(engine).count("No"), texts(engine).count("Do you drink?")) == (2, 1)
+
+
+def test_of_a_history_of_a_caller_who_names_no_session_the_rest_is_learnt(engine: MemOS, remembering: Any) -> None:
+    remembering().set(HISTORY)
+    longer = [*HISTORY, user("Momo is three."), assistant("ok")]
+    remembering().set(longer)
+    remembering().set(longer)
+    remembering().set(longer[-4:])
+    assert sorted(texts(engine)) == sorted(m.content for m in longer)
+    [gone] = [c for c in learnt(engine) if c.text == HISTORY[0].content]
+    engine.delete(gone.id, actor="ann")
+    remembering().set(longer)
+    assert HISTORY[0].content not in [c.text for c in learnt(engine)]
+
+
 def test_two_who_hand_in_the_same_history_at_the_same_time_store_it_once(engine: MemOS, remembering: Any) -> None:
     barrier = threading.Barrier(4, timeout=30)
 
