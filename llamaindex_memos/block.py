@@ -15,7 +15,7 @@ from memos_core import MemOS
 
 from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
-from .messages import as_turn, asked, said
+from .messages import as_turn, asked, noted, said
 
 _SESSIONS = 1_000  # of which it is known what they said last; of others the engine is asked
 
@@ -125,7 +125,7 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaInde
         """Once for each question, however often an agent comes back to it."""
         asking = (sum(m.role == MessageRole.USER for m in messages), question)
         if session.recalled is None or session.recalled[0] != asking:
-            shown = {said(m) or "" for m in messages}
+            shown = {noted(m) or "" for m in messages}
             text = self._longterm.attempt(
                 "recall", lambda: self._longterm.recall(question, self.max_tokens, shown), None
             )

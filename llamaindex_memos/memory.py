@@ -21,7 +21,7 @@ from memos_core import InvalidArgument, MemOS, Receipt
 from .conversation import Change, Conversation, Kept, following, replaced
 from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
-from .messages import Insert, as_turn, asked, fitting, packed, reminded, said, same, size, unpacked
+from .messages import Insert, as_turn, asked, fitting, noted, packed, reminded, same, size, unpacked
 
 _RATIO = 0.75  # of a model's context that is the memory's, as core's ChatMemoryBuffer has it
 _WAITING = 1_000  # turns that are kept to be learnt later while the engine fails
@@ -182,7 +182,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
                 return [messages[i] for i in fitting(messages, sizes, room)]
             budget = min(self.max_tokens, room // 2)
             chosen = fitting(messages, sizes, room - budget)
-            shown = {said(messages[i]) or "" for i in chosen}
+            shown = {noted(messages[i]) or "" for i in chosen}
             text = self._recall(question, "" if at is None else kept[at].key, budget, shown)
         spent = len(self.tokenizer_fn(text)) if text else 0
         if not text or spent > budget:

@@ -74,6 +74,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .content_parts import content_of
     from .curriculum import Plan
     from .distillation import Distillation
     from .dumping import DumpReport
@@ -201,6 +202,7 @@ __all__ = [
     "WorkersUnavailable",
     "checked_decoding",
     "checked_forms",
+    "content_of",
     "grant",
     "new_key",
     "public_key",
@@ -215,7 +217,7 @@ _LAZY = {
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
     "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
-    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls", "verify_store": "verification",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls", "verify_store": "verification", "content_of": "content_parts",
 }  # fmt: skip
 
 

@@ -183,3 +183,15 @@ def test_a_notice_of_a_limit_is_nothing_that_the_assistant_said(
     ask(create_agent(llm, [look], middleware=middleware), "How is my tea?")
     assert not any("limit" in text for text in texts(memory))
     assert texts(memory)[:3] == [LEMON, "How is my tea?", "Let me see."]
+
+
+# --- what is no text ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_note_stands_for_what_is_no_text(memory: MemOS, ask: Any) -> None:
+    picture = {"type": "image", "source_type": "base64", "data": "AAAA", "mime_type": "image/png"}
+    chat = create_agent(model("A teapot."), [], middleware=[remembering(memory)], checkpointer=InMemorySaver())
+    ask(
+        chat, [HumanMessage([{"type": "text", "text": "What is this?"}, picture]), HumanMessage([picture])], thread("1")
+    )
+    assert texts(memory) == [LEMON, "What is this?\n[image]", "[image]", "A teapot."]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.memory.types import BaseMemory
 
 from llamaindex_memos import MemOSMemory
@@ -193,6 +193,13 @@ def test_it_learns_nothing_if_told_so(engine: MemOS, remembering: Any) -> None:
     memory.set(HISTORY)
     assert contents(memory.get_all()) == contents(HISTORY)
     assert texts(engine) == []
+
+
+def test_a_note_stands_for_what_is_no_text(engine: MemOS, remembering: Any) -> None:
+    picture = ImageBlock(image=b"AAAA", image_mimetype="image/png")
+    remembering().put(ChatMessage(role="user", blocks=[TextBlock(text="What is this?"), picture]))
+    remembering().put(ChatMessage(role="user", blocks=[picture]))
+    assert texts(engine) == ["What is this?\n[image]", "[image]"]
 
 
 # --- set -------------------------------------------------------------------------------------------------------------------
