@@ -28,8 +28,7 @@ from .content_parts import CALLS, content_of
 from .errors import InvalidArgument
 from .types import Item, Namespace
 
-_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "agent": "assistant", "model": "assistant",
-          "system": "system", "developer": "system", "tool": "tool", "function": "tool"}  # fmt: skip
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "agent": "assistant", "model": "assistant"}  # fmt: skip
 log = logging.getLogger("memos_core")
 _LARGEST = 1 << 30  # bytes of a file that is read whole
 

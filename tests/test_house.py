@@ -252,6 +252,7 @@ def test_exports_are_these() -> None:
             "WorkersUnavailable",
             "checked_decoding",
             "checked_forms",
+            "content_of",
             "grant",
             "new_key",
             "public_key",
