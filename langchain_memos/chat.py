@@ -43,7 +43,7 @@ from .dialogue import (
     whole,
 )
 from .engine import Engine, checked_count, checked_namespace
-from .identity import checked_given, checked_user, configured, user_of
+from .identity import checked_given, checked_user, configured, field_user_of
 
 _DECODING = ("max_tokens", "temperature", "top_p", "top_k", "seed", "repetition_penalty", "timeout")
 _PER_CALL = (
@@ -111,7 +111,9 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         schedule: True to let the memory tick by itself, and keep as keys and values what is asked for often, see `MemOS.start`.
         user_id: whose memories, and whose cache: a name, or a callable from the run's `Runtime` (None outside of a graph) to one.
-            None: what the run's context, configuration or server says. Without memory it may be nobody.
+            None: what the run's server, context or configuration says, as in `MemOSMemory`. Without memory it may be nobody. Who
+            makes the field configurable (`configurable_fields`) under an id other than "user_id" lets the client choose.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: memories at or below it; () is everything that the user may read.
         memory_tokens: of what is recalled for a call.
         max_tokens, temperature, top_p, top_k, seed, repetition_penalty: as in `Decoding`, whose defaults hold for None.
@@ -124,6 +126,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
 
     Raises:
         InvalidArgument: for an argument; of a call, if a memory is asked and nobody says whose.
+        AccessDenied: of a call, if the client names somebody else than whom the server authenticated.
         ModelUnavailable: there is no such model.
         Of a call: ContextTooLong, ModelTimeout, OutOfMemory, StoreClosed, and Unsupported for tools that the chat template cannot show.
     """
@@ -133,6 +136,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
     model: Any
     engine: Any = Field(default=None, exclude=True, repr=False)
     user_id: Any = None
+    trust_client_user: bool = False
     namespace: tuple[str, ...] = ()
     memory_tokens: int = 1500
     max_tokens: int | None = None
@@ -163,7 +167,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         model = _loaded(model)
         if memory is not None:
             fields["engine"] = Engine(memory, embed, model=model, schedule=schedule)
-        checked_given(fields.get("user_id"))
+        checked_given(fields.get("user_id"), fields.get("trust_client_user", False))
         if "namespace" in fields:
             fields["namespace"] = checked_namespace(fields["namespace"], root=True)
         if "memory_tokens" in fields:
@@ -277,7 +281,7 @@ class ChatMemOS(BaseChatModel):  # type: ignore[misc]  # LangChain is untyped to
         if given is not None:
             return checked_user(given)
         try:
-            return user_of(self.user_id)
+            return field_user_of(self.user_id, self.trust_client_user)
         except InvalidArgument:
             if self.engine is None and self.user_id is None:
                 return None  # a model without memory answers whoever asks

@@ -54,7 +54,7 @@ class AsyncEmbedder:
 
     def __init__(self, embed: Callable[[Sequence[str]], Awaitable[Any]]) -> None:
         self._embed = embed
-        self._starting = threading.Lock()
+        self._starting, self._process = threading.Lock(), os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def __call__(self, texts: Sequence[str], /) -> Any:
@@ -65,6 +65,8 @@ class AsyncEmbedder:
         return await self._embed(list(texts))
 
     def _started(self) -> asyncio.AbstractEventLoop:
+        if self._process != os.getpid():  # a fork: the loop's thread is not here
+            self._starting, self._process, self._loop = threading.Lock(), os.getpid(), None
         with self._starting:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()

@@ -56,7 +56,7 @@ class Engine:
             raise InvalidArgument(f"on_error: 'warn' or 'raise' is needed, not {on_error!r}")
         self._path = None if isinstance(memory, MemOS) else memory
         self._opened = memory if isinstance(memory, MemOS) else None
-        self._opening = threading.Lock()
+        self._opening, self._process = threading.Lock(), os.getpid()
         self._embed = as_embedder(embed)
         self._model = model
         self._schedule = schedule
@@ -66,7 +66,7 @@ class Engine:
     @property
     def memory(self) -> MemOS:
         """The `MemOS`, opened now if it was not yet."""
-        with self._opening:
+        with self._lock:
             if self._opened is None:
                 assert self._path is not None
                 self._opened = MemOS(self._path, embed=self._embed, model=self._model)
@@ -75,9 +75,15 @@ class Engine:
                 self._starts = False
             return self._opened
 
+    @property
+    def _lock(self) -> threading.Lock:
+        if self._process != os.getpid():  # a fork: whoever held the parent's is not here to give it back
+            self._opening, self._process = threading.Lock(), os.getpid()
+        return self._opening
+
     def close(self) -> None:
         """Let go of the store if it was opened here; the next use opens it again."""
-        with self._opening:
+        with self._lock:
             if self._opened is not None and self._path is not None:
                 self._starts = self._schedule
                 self._opened.close()
@@ -86,7 +92,8 @@ class Engine:
     def attempt(self, verb: str, user: str, work: Callable[[], T], otherwise: T) -> T:
         """What the work returns. If it fails: what stands in for it, and a warning in the log; or, as was asked for, the failure.
 
-        Raises StoreClosed in either case: that is no failure of the memory, but of the program that goes on using it.
+        Raises StoreClosed (and ForkedProcess, which is one) in either case: that is no failure of the memory, but of the program that
+        goes on using it.
         """
         try:
             return work()

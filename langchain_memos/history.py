@@ -46,11 +46,13 @@ class MemOSChatMessageHistory(OnEngine, BaseChatMessageHistory):  # type: ignore
         session_id: which chat of the user's.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose chat, as in `MemOSRetriever`.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: where what is said is written; the messages themselves are kept below it.
         learn: False to keep the messages alone.
 
     Raises:
         InvalidArgument: for an argument, or a message that is not plain JSON; of a call, if nobody says who the user is.
+        AccessDenied: of a call, if the client names somebody else than whom the server authenticated.
         StoreClosed: of a call, if the `MemOS` was closed.
     """
 
@@ -61,6 +63,7 @@ class MemOSChatMessageHistory(OnEngine, BaseChatMessageHistory):  # type: ignore
         *,
         embed: Any = None,
         user_id: User = None,
+        trust_client_user: bool = False,
         namespace: Sequence[str] = ("default",),
         learn: bool = True,
     ) -> None:
@@ -68,7 +71,7 @@ class MemOSChatMessageHistory(OnEngine, BaseChatMessageHistory):  # type: ignore
             raise InvalidArgument(f"session_id: a non-empty string is needed, not {session_id!r:.80}")
         self._engine = Engine(memory, embed)
         self._session = session_id
-        self._user_id = checked_given(user_id)
+        self._user_id = checked_given(user_id, trust_client_user)
         self._namespace = checked_namespace(namespace)
         self._below = (*self._namespace, "chat history", session_id)
         self._learn = learn

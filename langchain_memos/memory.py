@@ -112,10 +112,13 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
     Args:
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
-        user_id: whose memories: a name, or a callable from the run's `Runtime` to one. None: `user_id` of the run's context
-            (attribute or key), else `config["configurable"]["user_id"]`, else whom LangGraph's server authenticated; a run with
-            none of them is refused. A server whose clients are not trusted with the configuration names the last one itself:
-            ``user_id=lambda runtime: runtime.server_info.user.identity``.
+        user_id: whose memories: a name, or a callable from the run's `Runtime` to one. None: whom LangGraph's server authenticated;
+            where it authenticated nobody, `user_id` of the run's context (attribute or key), else
+            `config["configurable"]["user_id"]`. A run with none of them is refused, and so is one that names somebody else than
+            the server does. Where some may act for others, a callable says who:
+            ``lambda runtime: runtime.context.user_id if is_admin(runtime.server_info.user) else runtime.server_info.user.identity``.
+        trust_client_user: True to believe a run that names somebody else than the server does: for clients that are programs of
+            your own.
         namespace: where memories are written, and at or below which they are recalled.
         max_tokens: of what is recalled for a turn.
         on_error: what to do if the memory fails: "warn" logs it and lets the agent go on without, "raise" raises.
@@ -127,6 +130,7 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
 
     Raises:
         InvalidArgument: of the constructor, for an argument; of a run, if nobody says who the user is.
+        AccessDenied: of a run, if its client names somebody else than whom the server authenticated.
         StoreClosed: of a run, if the `MemOS` was closed.
     """
 
@@ -139,6 +143,7 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         *,
         embed: Any = None,
         user_id: User = None,
+        trust_client_user: bool = False,
         namespace: Sequence[str] = ("default",),
         max_tokens: int = 1500,
         on_error: OnError = "warn",
@@ -149,12 +154,12 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
     ) -> None:
         super().__init__()
         self._engine = Engine(memory, embed, on_error=on_error, schedule=schedule)
-        self._user_id = checked_given(user_id)
+        self._user_id = checked_given(user_id, trust_client_user)
         self._namespace = checked_namespace(namespace)
         self._max_tokens = checked_count(max_tokens, "max_tokens")
         self._write = write
         names = TOOLS if tools is True else tools or ()
-        self.tools: list[Any] = tools_on(self._engine, user_id=user_id, namespace=self._namespace, names=names)
+        self.tools: list[Any] = tools_on(self._engine, user_id=self._user_id, namespace=self._namespace, names=names)
         self.trace_policy = trace_policy
         # by run, while it lasts: state would show them to whoever streams it
         self._runs: dict[str, _Run] = {}
@@ -198,10 +203,9 @@ class MemOSMemory(OnEngine, AgentMiddleware):  # type: ignore[misc]  # LangChain
         for past in list(self._runs)[:-_RUNS]:  # runs that failed never come to an end
             self._runs.pop(past, None)
         question_now = question(messages)
-        if question_now is not None:
-            words = said(question_now) or ""
-        else:  # nobody asked, or a summary stands for it
-            words = run.words or state.get("memos_asked") or ""
+        # nobody asked, or a summary stands for it
+        before = run.words or state.get("memos_asked")
+        words = (before if question_now is None else said(question_now)) or ""
         asked = (question_now.id if question_now is not None else run.asked) or words or None
         if run.asked != asked:
             user = user_of(self._user_id, request.runtime)
@@ -314,5 +318,6 @@ def _noting(response: Any, run: _Run, noted: dict[str, Any]) -> Any:
     result = getattr(response, "result", ())
     run.heard += tuple(m for m in result if isinstance(m, AIMessage))
     if getattr(response, "structured_response", None) is not None:
-        noted |= {"memos_answer": m.tool_call_id for m in result if isinstance(m, ToolMessage)}
+        for confirmation in (m for m in result if isinstance(m, ToolMessage)):
+            noted["memos_answer"] = confirmation.tool_call_id
     return ExtendedModelResponse(response, Command(update=noted)) if noted else response

@@ -23,7 +23,7 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 
-from memos_core import MemCube
+from memos_core import InvalidArgument, MemCube, content_of
 
 _NOTICE = re.compile(
     r"Model call limits exceeded: |Model call failed after \d+ attempts? with |(Tool|'[^']*' tool) call limit (exceeded|reached)"
@@ -38,7 +38,7 @@ def as_turns(messages: Sequence[AnyMessage], answers: Collection[str] = ()) -> l
 
     Left out: system and tool messages, calls of tools, messages without text, summaries that LangChain puts in the place of
     what was said, and notices of its middleware. A structured answer that was given as a call of a tool is said as JSON. Content
-    blocks become their text. A time is taken from `additional_kwargs["timestamp"]` if it is an aware datetime or ISO 8601 with an
+    blocks become their text, and a note such as "[image]" stands for what is no text. A time is taken from `additional_kwargs["timestamp"]` if it is an aware datetime or ISO 8601 with an
     offset; anything else there is another program's, and is left alone.
 
     answers: ids of calls that are known to be structured answers; others are known by LangChain's confirmation.
@@ -52,7 +52,9 @@ def placed_turns(
     """`as_turns`, each with the message that it was."""
     given = {*answers, *(m.tool_call_id for m in messages if isinstance(m, ToolMessage) and _is_confirmation(m))}
     for message in messages:
-        text = _answer(message, given) if isinstance(message, AIMessage) and message.tool_calls else said(message)
+        text = (
+            _answer(message, given) if isinstance(message, AIMessage) and message.tool_calls else _with_notes(message)
+        )
         if text is None:
             continue
         turn = {"role": "user" if isinstance(message, HumanMessage) else "assistant", "content": text, "id": message.id,
@@ -68,6 +70,18 @@ def said(message: BaseMessage) -> str | None:
         return None
     text = str(message.text).encode("utf-8", "replace").decode()  # half a surrogate pair cannot be stored
     return text if text.strip() else None
+
+
+def _with_notes(message: BaseMessage) -> str | None:
+    """What a message says, with a note in the place of each image and the like."""
+    text = said(message)
+    if isinstance(message.content, str) or not isinstance(message, HumanMessage | AIMessage) or is_summary(message):
+        return text
+    try:
+        noted = content_of(message.content).text
+    except InvalidArgument:  # another program's parts: what is text is kept
+        return text
+    return noted.encode("utf-8", "replace").decode() if noted.strip() else text
 
 
 def question(messages: Sequence[AnyMessage]) -> AnyMessage | None:
@@ -158,7 +172,7 @@ def _is_confirmation(message: ToolMessage) -> bool:
 def _answer(message: AIMessage, answers: Collection[str]) -> str | None:
     """What the model said with its calls: its words, and the calls that are structured answers."""
     given = [as_json(call["args"]) for call in message.tool_calls if call["id"] in answers]
-    return "\n".join(filter(None, [said(message), *given])) or None
+    return "\n".join(filter(None, [_with_notes(message), *given])) or None
 
 
 def as_json(value: Any) -> str:

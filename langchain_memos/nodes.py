@@ -35,7 +35,7 @@ class _Node(OnEngine, RunnableLambda):  # type: ignore[misc]  # LangChain is unt
             if key is not None and (not isinstance(key, str) or not key):
                 raise InvalidArgument(f"{argument}: the name of a key of the graph's state is needed, not {key!r}")
         self._engine = engine
-        self._user_id = checked_given(user_id)
+        self._user_id = user_id
 
         async def beside(state: Any, config: RunnableConfig) -> dict[str, Any]:
             return await asyncio.to_thread(work, state, config)
@@ -74,6 +74,7 @@ class MemOSRecallNode(_Node):
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories, as in `MemOSMemory`: a name, a callable from the `Runtime` to one, or None for the run's.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: at or below which is recalled; () is everything that the user may read.
         max_tokens: of the text.
         messages_key: where the question is: a list of messages, of which the last one of a person counts, one message, or text.
@@ -83,6 +84,7 @@ class MemOSRecallNode(_Node):
 
     Raises:
         InvalidArgument: of the constructor, for an argument; of a run, if nobody says who the user is.
+        AccessDenied: of a run, if its client names somebody else than whom the server authenticated.
         StoreClosed: of a run, if the `MemOS` was closed.
     """
 
@@ -92,6 +94,7 @@ class MemOSRecallNode(_Node):
         *,
         embed: Any = None,
         user_id: User = None,
+        trust_client_user: bool = False,
         namespace: Sequence[str] = ("default",),
         max_tokens: int = 1500,
         messages_key: str = "messages",
@@ -103,7 +106,7 @@ class MemOSRecallNode(_Node):
         self._max_tokens = checked_count(max_tokens, "max_tokens")
         self._keys = (messages_key, memory_key, documents_key)
         super().__init__(
-            self._recall, Engine(memory, embed, on_error=on_error), user_id,
+            self._recall, Engine(memory, embed, on_error=on_error), checked_given(user_id, trust_client_user),
             {"messages_key": messages_key, "memory_key": memory_key, "documents_key": documents_key},
         )  # fmt: skip
 
@@ -139,6 +142,7 @@ class MemOSWriteNode(_Node):
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories, as in `MemOSMemory`: a name, a callable from the `Runtime` to one, or None for the run's.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: where it is written.
         messages_key: where the turn is: a list of messages, one message, or text, which is taken for a person's.
         answer_key: where the answer is, a message or text, if it is not among the messages.
@@ -146,6 +150,7 @@ class MemOSWriteNode(_Node):
 
     Raises:
         InvalidArgument: of the constructor, for an argument; of a run, if nobody says who the user is.
+        AccessDenied: of a run, if its client names somebody else than whom the server authenticated.
         StoreClosed: of a run, if the `MemOS` was closed.
     """
 
@@ -155,6 +160,7 @@ class MemOSWriteNode(_Node):
         *,
         embed: Any = None,
         user_id: User = None,
+        trust_client_user: bool = False,
         namespace: Sequence[str] = ("default",),
         messages_key: str = "messages",
         answer_key: str | None = None,
@@ -163,7 +169,7 @@ class MemOSWriteNode(_Node):
         self._namespace = checked_namespace(namespace)
         self._keys = (messages_key, answer_key)
         super().__init__(
-            self._write, Engine(memory, embed, on_error=on_error), user_id,
+            self._write, Engine(memory, embed, on_error=on_error), checked_given(user_id, trust_client_user),
             {"messages_key": messages_key, "answer_key": answer_key},
         )  # fmt: skip
 

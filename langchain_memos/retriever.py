@@ -17,7 +17,7 @@ from memos_core import Kind, MemOS
 
 from .documents import as_document
 from .engine import Engine, OnEngine, checked_count, checked_namespace
-from .identity import User, checked_given, user_of
+from .identity import User, checked_given, field_user_of, user_of
 
 
 class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChain is untyped to this checker
@@ -51,7 +51,9 @@ class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChai
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories: a name, or a callable from the run's `Runtime` (None outside of a graph) to one. None: as in
-            `MemOSMemory`, what the run's context, configuration or server says.
+            `MemOSMemory`, what the run's server, context or configuration says. Who makes the field configurable
+            (`configurable_fields`) under an id other than "user_id" lets the client choose.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         k: how many at the most.
         namespace: at or below it; () is everything that the user may read.
         filter: conditions on attributes and header fields, as `MemOS.search` takes them.
@@ -62,10 +64,12 @@ class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChai
 
     Raises:
         InvalidArgument: for an argument; of a call, if nobody says who the user is.
+        AccessDenied: of a call, if the client names somebody else than whom the server authenticated.
         StoreClosed: of a call, if the `MemOS` was closed.
     """
 
     user_id: Any = None
+    trust_client_user: bool = False
     k: int = 10
     namespace: tuple[str, ...] = ()
     filter: Mapping[str, Any] | None = None
@@ -82,7 +86,7 @@ class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChai
     ) -> None:
         if not isinstance(fields.get("engine"), Engine):
             fields["engine"] = Engine(memory, embed)  # type: ignore[arg-type]  # which refuses None
-        checked_given(fields.get("user_id"))
+        checked_given(fields.get("user_id"), fields.get("trust_client_user", False))
         if "k" in fields:
             checked_count(fields["k"], "k")
         if "namespace" in fields:
@@ -101,7 +105,9 @@ class MemOSRetriever(OnEngine, BaseRetriever):  # type: ignore[misc]  # LangChai
         return await super().ainvoke(input, config, user_id=user, **kwargs)  # type: ignore[no-any-return]
 
     def _user(self, given: User, config: Any = None) -> str:
-        return user_of(self.user_id if given is None else given, config=config)
+        if given is not None:
+            return user_of(given, config=config)
+        return field_user_of(self.user_id, self.trust_client_user, config)
 
     def _get_relevant_documents(
         self,

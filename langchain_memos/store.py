@@ -76,6 +76,10 @@ class MemOSStore(BaseStore):  # type: ignore[misc]  # LangGraph is untyped to th
     last, without a score, and only to fill a page. A batch reads what was there before it, then writes; of several puts under
     one key the last wins. What a value holds must be JSON (numbers finite and of 64 bits).
 
+    All items are one actor's: a namespace is all that keeps users apart, as in LangGraph's own stores. On a LangGraph server, name it
+    after whom the server authenticated, such as LangMem's ``("memories", "{langgraph_auth_user_id}")``, never after what a client
+    sends, and guard the store's own routes by ``@auth.on.store``.
+
     One instance serves any number of threads and tasks.
 
     Args:

@@ -53,6 +53,7 @@ def create_memos_tools(
     *,
     embed: Any = None,
     user_id: User = None,
+    trust_client_user: bool = False,
     namespace: Sequence[str] = ("default",),
     names: Sequence[str] = TOOLS,
     on_error: OnError = "warn",
@@ -86,16 +87,19 @@ def create_memos_tools(
         memory: a `MemOS`, or the path of one, opened at first use for as long as the process lasts.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose memories, as in `MemOSMemory`: a name, a callable from the `ToolRuntime` to one, or None for the run's.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: where memories are noted, and at or below which they are found and forgotten.
         names: which of the tools, in this order.
         on_error: what to do if the memory fails: "warn" logs it and tells the model to go on without, "raise" raises.
 
     Raises:
         InvalidArgument: for an argument; of a call, if nobody says who the user is.
+        AccessDenied: of a call, if the client names somebody else than whom the server authenticated.
         StoreClosed: of a call, if the `MemOS` was closed.
     """
     engine = Engine(memory, embed, on_error=on_error)
-    return tools_on(engine, user_id=checked_given(user_id), namespace=checked_namespace(namespace), names=names)
+    user = checked_given(user_id, trust_client_user)
+    return tools_on(engine, user_id=user, namespace=checked_namespace(namespace), names=names)
 
 
 def tools_on(engine: Engine, *, user_id: User, namespace: Namespace, names: Sequence[str]) -> list[BaseTool]:

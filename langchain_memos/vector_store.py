@@ -44,10 +44,12 @@ class MemOSVectorStore(OnEngine, VectorStore):  # type: ignore[misc]  # LangChai
         memory: a `MemOS`, or the path of one, opened at first use.
         embed: the embedder, for a path: LangChain `Embeddings`, or whatever `MemOS` takes.
         user_id: whose documents, as in `MemOSRetriever`.
+        trust_client_user: whether a run may name somebody else than its server authenticated, as in `MemOSMemory`.
         namespace: where they are kept.
 
     Raises:
         InvalidArgument: for an argument, or metadata that is not plain JSON; of a call, if nobody says who the user is.
+        AccessDenied: of a call, if the client names somebody else than whom the server authenticated.
         StoreClosed: of a call, if the `MemOS` was closed.
     """
 
@@ -57,10 +59,11 @@ class MemOSVectorStore(OnEngine, VectorStore):  # type: ignore[misc]  # LangChai
         *,
         embed: Any = None,
         user_id: User = None,
+        trust_client_user: bool = False,
         namespace: Sequence[str] = ("documents",),
     ) -> None:
         self._engine = Engine(memory, embed)
-        self._user_id = checked_given(user_id)
+        self._user_id = checked_given(user_id, trust_client_user)
         self._namespace = checked_namespace(namespace)
 
     def add_documents(self, documents: list[Document], *, ids: Sequence[str] | None = None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,9 +13,9 @@ from llama_index.core.memory import BaseMemoryBlock
 
 from memos_core import MemOS
 
-from .engine import Engine, defaults, engine_of
+from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
-from .messages import as_turn, asked, said
+from .messages import as_turn, asked, noted, said
 
 _SESSIONS = 1_000  # of which it is known what they said last; of others the engine is asked
 
@@ -28,7 +27,7 @@ class _Session:
     window: list[Turn] = field(default_factory=list)
     learnt: set[tuple[str, str]] = field(default_factory=set)
     recalled: tuple[tuple[int, str], str] | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: OwnLock = field(default_factory=OwnLock)
 
 
 class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaIndex is untyped to this checker
@@ -77,7 +76,7 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaInde
     _engine: Engine = PrivateAttr()
     _longterm: LongTerm = PrivateAttr()
     _sessions: OrderedDict[str, _Session] = PrivateAttr(default_factory=OrderedDict)
-    _lock: Any = PrivateAttr(default_factory=threading.Lock)
+    _lock: Any = PrivateAttr(default_factory=OwnLock)
 
     def __init__(self, memory: MemOS | str | Any = None, *, embed: Any = None, **fields: Any) -> None:
         fields = {name: value for name, value in fields.items() if value is not None}
@@ -126,7 +125,7 @@ class MemOSMemoryBlock(BaseMemoryBlock[str]):  # type: ignore[misc]  # LlamaInde
         """Once for each question, however often an agent comes back to it."""
         asking = (sum(m.role == MessageRole.USER for m in messages), question)
         if session.recalled is None or session.recalled[0] != asking:
-            shown = {said(m) or "" for m in messages}
+            shown = {noted(m) or "" for m in messages}
             text = self._longterm.attempt(
                 "recall", lambda: self._longterm.recall(question, self.max_tokens, shown), None
             )

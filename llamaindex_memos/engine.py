@@ -116,7 +116,23 @@ class _Opened:
         self.holders: WeakSet[Engine] = WeakSet()
 
 
-_lock = threading.RLock()
+class OwnLock:
+    """A lock of this process that its holder may take again. A fork has one of its own: who held the parent's is not there to give it
+    back."""
+
+    def __init__(self) -> None:
+        self._held, self._process = threading.RLock(), os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self._held, self._process = threading.RLock(), os.getpid()
+        self._held.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._held.release()
+
+
+_lock = OwnLock()
 _given: WeakValueDictionary[str, MemOS] = WeakValueDictionary()
 _ours: dict[
     str, _Opened

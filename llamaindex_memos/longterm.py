@@ -18,6 +18,8 @@ Turn = dict[str, Any]  # as `messages.as_turn` makes it
 T = TypeVar("T")
 
 _MOST = 100_000  # turns of one session that are looked through
+_ALIKE = 5  # memories that may be the words of a turn
+_WORDS = 5  # of a turn that nobody says a second time by chance
 
 
 def checked(fields: Mapping[str, Any]) -> None:
@@ -62,11 +64,39 @@ class LongTerm:
         )
         return Counter((hit.cube.origin.role or "", hit.cube.text) for hit in hits)
 
-    def holds(self, turn: Turn) -> bool:
-        """Whether somebody's very words are known, from whichever session."""
-        of = {"role": turn["role"]}
-        hits = self._engine.memory.search(turn["content"], namespace=self._namespace, actor=self._user, k=5, filter=of)
-        return any(hit.cube.text == turn["content"] for hit in hits)
+    def known_in(self, turns: Sequence[Turn]) -> set[int]:
+        """Which turns of a history are known, from whichever sessions: those over which a stored session can be laid so that the two
+        say the same wherever both say something, in two turns at least or in one that nobody says by chance. What was deleted of
+        such a session is known, too."""
+        said = [(turn["role"], turn["content"]) for turn in turns]
+        known = set[int]()
+        for session in self._sessions_with(said):
+            stored = self._turns_of(session)
+            for start in range(1 - len(stored), len(said)):
+                known |= _same_from(said, stored, start)
+        return known
+
+    def _sessions_with(self, said: Sequence[tuple[str, str]]) -> list[str]:
+        """The sessions in which somebody said something of it."""
+        sessions = dict[str, None]()
+        for role, content in dict.fromkeys(said):
+            hits = self._engine.memory.search(
+                content, namespace=self._namespace, actor=self._user, k=_ALIKE, filter={"role": role}
+            )
+            found = (hit.cube.origin.session for hit in hits if hit.cube.text == content)
+            sessions |= dict.fromkeys(session for session in found if session)
+        return list(sessions)
+
+    def _turns_of(self, session: str) -> list[tuple[str, str] | None]:
+        """What was said in a session, in order; None for what was deleted of it."""
+        by_place = {
+            hit.cube.origin.position: (hit.cube.origin.role or "", hit.cube.text)
+            for hit in self._engine.memory.search(
+                "what was said", namespace=self._namespace, actor=self._user, k=_MOST, filter={"session": session}
+            )
+            if hit.cube.origin.position is not None
+        }
+        return [by_place.get(place) for place in range(max(by_place) + 1)] if by_place else []
 
     def did(self, verb: str, work: Callable[[], object]) -> bool:
         """Whether `work` could be done; see `attempt`."""
@@ -94,3 +124,13 @@ class LongTerm:
                 verb, self._user, error, exc_info=not isinstance(error, MemOSError),
             )  # fmt: skip
             return otherwise
+
+
+def _same_from(said: Sequence[tuple[str, str]], stored: Sequence[tuple[str, str] | None], start: int) -> set[int]:
+    """The places of a history over which a session lies that begins at `start` of it, if the two nowhere say different things."""
+    places = range(max(0, start), min(len(said), start + len(stored)))
+    same = [place for place in places if stored[place - start] is not None]
+    if any(stored[place - start] != said[place] for place in same):
+        return set()
+    is_certain = len(same) > 1 or any(len(said[place][1].split()) >= _WORDS for place in same)
+    return set(places) if is_certain else set()

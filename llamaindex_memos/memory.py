@@ -6,7 +6,6 @@ Knows when LlamaIndex's chat engines and agents ask for a memory and when they w
 from __future__ import annotations
 
 import asyncio
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,9 +19,9 @@ from llama_index.core.utils import get_tokenizer
 from memos_core import InvalidArgument, MemOS, Receipt
 
 from .conversation import Change, Conversation, Kept, following, replaced
-from .engine import Engine, defaults, engine_of
+from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
-from .messages import Insert, as_turn, asked, fitting, packed, reminded, said, same, size, unpacked
+from .messages import Insert, as_turn, asked, fitting, noted, packed, reminded, same, size, unpacked
 
 _RATIO = 0.75  # of a model's context that is the memory's, as core's ChatMemoryBuffer has it
 _WAITING = 1_000  # turns that are kept to be learnt later while the engine fails
@@ -100,7 +99,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
     _engine: Engine = PrivateAttr()
     _is_named: bool = PrivateAttr()
-    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+    _lock: Any = PrivateAttr(default_factory=OwnLock)
     _seen: list[Kept] = PrivateAttr(default_factory=list)  # the conversation as it was last read or written
     _is_read: bool = PrivateAttr(default=False)  # what is stored could be read the last time
     _unsaved: list[Kept] = PrivateAttr(default_factory=list)  # put, while the engine failed
@@ -183,7 +182,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
                 return [messages[i] for i in fitting(messages, sizes, room)]
             budget = min(self.max_tokens, room // 2)
             chosen = fitting(messages, sizes, room - budget)
-            shown = {said(messages[i]) or "" for i in chosen}
+            shown = {noted(messages[i]) or "" for i in chosen}
             text = self._recall(question, "" if at is None else kept[at].key, budget, shown)
         spent = len(self.tokenizer_fn(text)) if text else 0
         if not text or spent > budget:
@@ -217,7 +216,7 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         """Make the conversation this one. What of it is there stays as it is, and what of it is known is not learnt again."""
         with self._lock:
             change = _change(self._read(), [packed(m) for m in messages])
-            self._learn(self._news(messages, change.new))
+            self._learn(self._news(messages, change))
             after = list(change.after)
             # what was read is what is stored, unless something waits to be written or could not be read
             clean = self._is_read and not self._unsaved
@@ -317,14 +316,17 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
 
         self._unlearnt = self._longterm.attempt("learn", learn, turns[-_WAITING:])
 
-    def _news(self, messages: Sequence[ChatMessage], new: Sequence[Kept]) -> list[Kept]:
+    def _news(self, messages: Sequence[ChatMessage], change: Change) -> list[Kept]:
         """Of the messages that a history brings, those whose words are not known from elsewhere than this conversation's list."""
-        spoken = [turn for m in messages if (turn := as_turn(m))]
+        new = change.new
+        placed = [(k, turn) for k, m in zip(change.after, messages, strict=True) if (turn := as_turn(m))]
+        spoken = [turn for _, turn in placed]
         turns = {k.key: turn for k in new if (turn := as_turn(unpacked(k.body)))}
         if not turns or not self.write:
             return []
-        if not self._is_named and self._longterm.attempt("look", lambda: self._longterm.holds(spoken[-1]), False):
-            return []
+        if not self._is_named:  # each message by those beside it, in whichever session that was
+            known_at: set[int] = self._longterm.attempt("look", lambda: self._longterm.known_in(spoken), set())
+            return [k for at, (k, _) in enumerate(placed) if k.key in turns and at not in known_at]
         known: Counter[tuple[str, str]] = self._longterm.attempt(
             "look", lambda: self._longterm.said_in(self.session_id), Counter()
         )

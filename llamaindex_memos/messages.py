@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole, TextBlock
 
+from memos_core import content_of
+
 Insert = Literal["auto", "system", "user"]
 
 _SPEAKERS = {
@@ -19,6 +21,7 @@ _SPEAKERS = {
 }  # fmt: skip
 _SYSTEM = (MessageRole.SYSTEM, MessageRole.DEVELOPER)
 _RESULTS = (MessageRole.TOOL, MessageRole.FUNCTION)
+_BYTES = {"image", "audio", "video", "data"}  # of a block: nothing that is read
 _MEDIA_TOKENS = {"image": 256, "audio": 256, "video": 256, "document": 2048}  # as core's Memory estimates them
 
 
@@ -33,13 +36,23 @@ def said(message: ChatMessage) -> str | None:
     return text if text.strip() else None
 
 
+def noted(message: ChatMessage) -> str | None:
+    """What was said, with a note in the place of each image and the like."""
+    text = said(message)
+    if message.role not in _SPEAKERS or all(isinstance(b, TextBlock) for b in message.blocks):
+        return text
+    parts = [b.model_dump(exclude=_BYTES) for b in message.blocks if not isinstance(b, TextBlock)]
+    notes = content_of(parts).text
+    return "\n".join(filter(None, [text, _mended(notes)])) or None
+
+
 def as_turn(message: ChatMessage, id: str | None = None) -> dict[str, Any] | None:
     """What was said, as the engine takes it, or None if nothing was.
 
     The speaker's name and the time are taken from `additional_kwargs`, `name` if it is a string and `timestamp` if it is an aware
     datetime or ISO 8601 with an offset; anything else there is another program's, and is left alone.
     """
-    text = said(message)
+    text = noted(message)
     if text is None:
         return None
     name = message.additional_kwargs.get("name")

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AccessDenied,
+    AuditKeyRequired,
     Conflict,
     ContextTooLong,
     Damaged,
     DumpRefused,
     EmbedderFailed,
     EmbedderMismatch,
+    ForkedProcess,
     IllegalTransition,
     Ineffective,
     InvalidArgument,
@@ -72,6 +74,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .audit import Audit
+    from .content_parts import content_of
     from .curriculum import Plan
     from .distillation import Distillation
     from .dumping import DumpReport
@@ -97,6 +100,7 @@ if TYPE_CHECKING:
     from .timeline import Changed, Difference, Rollback, Snapshot
     from .toolcalls import AnswerReader, read_answer
     from .validate import checked_decoding
+    from .verification import verify_store
 
 os.environ.setdefault(
     "LANCEDB_LOG", "error"
@@ -114,6 +118,7 @@ __all__ = [
     "AnswerReader",
     "AnswerStream",
     "Audit",
+    "AuditKeyRequired",
     "Brief",
     "BrokenCall",
     "Carried",
@@ -131,6 +136,7 @@ __all__ = [
     "EmbedderMismatch",
     "Event",
     "Foreign",
+    "ForkedProcess",
     "Gate",
     "Generation",
     "Hit",
@@ -196,10 +202,12 @@ __all__ = [
     "WorkersUnavailable",
     "checked_decoding",
     "checked_forms",
+    "content_of",
     "grant",
     "new_key",
     "public_key",
     "read_answer",
+    "verify_store",
 ]  # fmt: skip
 
 _LAZY = {
@@ -209,7 +217,7 @@ _LAZY = {
     "AnswerReader": "toolcalls", "AnswerStream": "telling", "Items": "items", "LLMReader": "reader", "LocalEmbedder": "embed",
     "LocalModel": "model", "MemOS": "memos", "Merge": "merging", "Changed": "timeline", "Difference": "timeline", "Rollback": "timeline", "Snapshot": "timeline",
     "Carried": "reports", "Move": "holdings", "Rates": "holdings", "SchedulePolicy": "holdings",
-    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls",
+    "TickReport": "reports", "checked_decoding": "validate", "grant": "grants", "Audit": "audit", "Sensitivity": "sensitivity", "checked_forms": "sensitivity", "read_answer": "toolcalls", "verify_store": "verification", "content_of": "content_parts",
 }  # fmt: skip
 
 

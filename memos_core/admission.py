@@ -18,7 +18,7 @@ from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
-from . import codec, keyed
+from . import codec, grants, keyed
 from .errors import DumpRefused, InvalidArgument, SchemaMismatch
 from .placement import message_key, stable_id
 from .types import Access, Adapter, Kind, KVCache, Lifespan, Link, MemCube, Origin, Steering, Text
@@ -235,6 +235,23 @@ def taken_in(cube: MemCube, id: str, terms: Terms, names: Callable[[Link], str |
         cube, id=id, origin=origin, access=cube.access if is_theirs else Access(terms.owner or ""), lineage=lineage, lifespan=span,
         key=cube.key if terms.publisher is None else None,
     )  # fmt: skip
+
+
+def groups_of(access: Access) -> set[str]:
+    """The names of the groups that an access names."""
+    return grants.groups(access.readers | access.writers | (access.within or frozenset()))
+
+
+def without_groups(access: Access, known: frozenset[str]) -> Access:
+    """An access without the grants that name another group than these: nobody knows who is in that, or will be."""
+    if groups_of(access) <= known:
+        return access
+
+    def kept(some: frozenset[str]) -> frozenset[str]:
+        return frozenset(one for one in some if grants.groups([one]) <= known)
+
+    within = None if access.within is None else kept(access.within)
+    return replace(access, readers=kept(access.readers), writers=kept(access.writers), within=within)
 
 
 def with_access_of(cube: MemCube, here: MemCube) -> MemCube:

@@ -30,7 +30,7 @@ def copied(database: Database) -> Iterator[Path]:
     if database.site.is_shared:
         raise InvalidArgument(f"name: {database.path} is in a bucket, and a branch shares a folder's files")
     target = Path(database.path) / _FOLDER / uuid.uuid4().hex
-    in_use = _in_use(target)
+    in_use, process = _in_use(target), os.getpid()
     with _making(database.site):
         target.mkdir(parents=True)
         in_use.acquire(0)
@@ -39,8 +39,9 @@ def copied(database: Database) -> Iterator[Path]:
             _link(Path(database.path), target)
         yield target
     finally:
-        in_use.release()
-        _remove(target)
+        if process == os.getpid():  # else a fork leaves the block, and it is its parent's
+            in_use.release()
+            _remove(target)
 
 
 def require_none(site: Site) -> None:

@@ -29,8 +29,11 @@ _LOG_OPTIONS = {
     "since": "from this time on (ISO 8601 with a timezone)",
     "until": "before this time",
 }
+_KEY_FILE = "keys that the log is signed with: one a line, the newest first, each of 64 hexadecimal digits or more"
+_UNCHECKED = 3  # exit status of a verification that found no fault and could not check the signatures
 BENCHES = (
     "adapters",
+    "builds",
     "carry",
     "compose",
     "distil",
@@ -139,6 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     worker.add_argument("--replicas", type=int, default=1, help="how many, on Ray (default: 1)")
     worker.add_argument("--gpus", type=float, help="that each takes, on Ray (default: one, if there are any)")
 
+    for name, command in commands.choices.items():
+        if name not in ("demo", "lifecycle", "key"):
+            command.add_argument("--audit-key-file", type=Path, metavar="FILE", help=_KEY_FILE)
     bench = commands.add_parser("bench", help="measure, with baselines in the same run")
     bench.add_argument("name", choices=BENCHES)
     return parser
@@ -160,7 +166,22 @@ def _open(args: argparse.Namespace, *, new: bool = False) -> Any:
     if not new and not site(args.path).holds_store():
         raise NotAStore(f"{args.path} holds no store")
     embed = args.embed if "embed" in args else _no_embedder  # who only looks need not have the store's own
-    return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"))
+    return MemOS(args.path, embed=embed, actor=getattr(args, "actor", "local"), audit_key=_keys(args))
+
+
+def _keys(args: argparse.Namespace) -> tuple[bytes, ...] | None:
+    file = args.audit_key_file
+    if file is None:
+        return None
+    try:
+        lines = file.read_text(encoding="ascii").split()
+        return tuple(bytes.fromhex(line) for line in lines)
+    except OSError as error:
+        raise InvalidArgument(f"--audit-key-file: {file}: {error.strerror or error}") from error
+    except ValueError:  # which quotes what it could not read
+        raise InvalidArgument(
+            f"--audit-key-file: {file} holds something else than lines of hexadecimal digits"
+        ) from None
 
 
 def _no_embedder(texts: Sequence[str]) -> Any:
@@ -210,14 +231,20 @@ def _lifecycle(args: argparse.Namespace) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    with _open(args) as memory:
-        found = memory.verify(args.head)
+    from .verification import verify_store
+
+    found = verify_store(args.path, head=args.head, audit_key=_keys(args))
     for fault in found.faults:
         print(fault)
-    print(
-        f"{found.events} events, {'as they were written' if found.sound else 'NOT as they were written'}, head {found.head}"
-    )
-    return 0 if found.sound else 1
+    for one in found.unchecked:
+        print(f"not checked: {one}")
+    said = {
+        "broken": "NOT as they were written",
+        "linked": "as they were written, as far as their links say",
+        "authentic": "as they were written, by whoever has the key",
+    }
+    print(f"{found.events} events, {said[found.outcome]}, head {found.head}")
+    return 1 if not found.sound else _UNCHECKED if found.signed and not found.authentic else 0
 
 
 def _stats(args: argparse.Namespace) -> None:
@@ -291,7 +318,9 @@ def _worker(args: argparse.Namespace) -> None:
         raise NotAStore(f"{args.path} holds no store")
     how = Distillation() if args.adapters else None
     policy = checked_policy(Policy(kv_disk_bytes=args.kv_disk_bytes))
-    opening = workers.Opening(args.path, embed=args.embed, model=args.model, distillation=how, policy=policy)
+    opening = workers.Opening(
+        args.path, embed=args.embed, model=args.model, distillation=how, policy=policy, audit_key=_keys(args)
+    )
     stop = threading.Event()
     with workers.until_told(stop):
         if args.ray is None:
@@ -324,7 +353,7 @@ def _reembed(args: argparse.Namespace) -> None:
     def show(done: int, total: int) -> None:
         print(f"\r{done}/{total} memories", end="", file=sys.stderr, flush=True)
 
-    changed = reembed(args.path, args.embed, progress=show)
+    changed = reembed(args.path, args.embed, progress=show, audit_key=_keys(args))
     print(f"\n{changed} memories have vectors of the new embedder" if changed else "nothing to do: same embedder")
 
 

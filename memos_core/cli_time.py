@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from .commands import labels
+
 Opened = Callable[[argparse.Namespace], Any]
 
 
@@ -32,7 +34,7 @@ def add_commands(commands: Any, opened: Opened) -> None:
             command.add_argument("b", nargs="?", help="another one (default: now)")
         elif name == "rollback":
             command.add_argument("name")
-            command.add_argument("--namespace", default="", metavar="A/B", help="only at or below it")
+            command.add_argument("--namespace", metavar="A/B", help="only at or below it")
             command.add_argument("--id", help="only this memory")
             command.add_argument("--everybody", action="store_true", help="all owners' memories, not only the actor's")
         if name != "snapshot":
@@ -67,7 +69,7 @@ def _diff(args: argparse.Namespace, opened: Opened) -> None:
 
 
 def _rollback(args: argparse.Namespace, opened: Opened) -> None:
-    namespace = tuple(label for label in args.namespace.split("/") if label)
+    namespace = labels(args.namespace)
     with opened(args) as memory:
         done = memory.rollback(args.name, namespace=namespace, id=args.id, everybody=args.everybody)
     if args.json:

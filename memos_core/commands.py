@@ -1,4 +1,5 @@
-"""The commands of memosctl that carry memories: dump, load, key, publish, offers, subscribe, pull. Parses, calls, prints."""
+"""The commands of memosctl that carry memories: dump, load, key, publish, offers, subscribe, pull; and who is given what is sensitive raw.
+Parses, calls, prints."""
 
 from __future__ import annotations
 
@@ -23,6 +24,9 @@ def add_commands(commands: Any, open_store: Open) -> None:
     dump.add_argument("target", help="a path, or a URL that fsspec knows")
     _selecting(dump)
     dump.add_argument("--no-history", action="store_true", help="only the current versions")
+    dump.add_argument(
+        "--whole", action="store_true", help="the store as it is, all owners' memories: an operator's right"
+    )
 
     load = _command(commands, "load", "take in a dump, or what another system exported", _load, open_store)
     load.add_argument("source", help="a dump, or with --from a file of another system")
@@ -41,6 +45,12 @@ def add_commands(commands: Any, open_store: Open) -> None:
     )
     load.add_argument("--trust", nargs="+", metavar="KEY", help="public keys, one of which must have signed it")
     load.add_argument("--accept", metavar="FILE", help="a file with the licence that you accept")
+
+    operator = _command(
+        commands, "operator", "who runs the store: may dump it whole", _operator, open_store, embeds=False
+    )
+    operator.add_argument("what", choices=("list", "add", "remove"))
+    operator.add_argument("name", nargs="?", help="of the operator")
 
     key = commands.add_parser(
         "key", help="make a key to publish with", description="Make an Ed25519 key; print its public half."
@@ -62,7 +72,7 @@ def add_commands(commands: Any, open_store: Open) -> None:
     publish.add_argument("--uses", type=int, help="how often one store may load it")
     _selecting(publish)
 
-    offers = _command(commands, "offers", "what is published somewhere, and by whom", _offers, open_store)
+    offers = _command(commands, "offers", "what is published somewhere, and by whom", _offers, open_store, embeds=False)
     offers.add_argument("target", help="a folder or bucket")
 
     subscribe = _command(commands, "subscribe", "follow what is published somewhere", _subscribe, open_store)
@@ -74,23 +84,39 @@ def add_commands(commands: Any, open_store: Open) -> None:
         "--accept", nargs="+", default=[], metavar="FILE", help="files with licences that you accept"
     )
 
+    about = (
+        "who is given what is sensitive in the store as it is, besides its owner; with names: exactly these from now on"
+    )
+    allow = _command(commands, "allow-raw", about, _allow_raw, open_store, embeds=False)
+    allow.add_argument(
+        "readers", nargs="*", metavar="WHO", help="actors, group:NAME, or grants (default: none are set)"
+    )
+    allow.add_argument("--nobody", action="store_true", help="nobody from now on")
+
     pull = _command(commands, "pull", "bring what is new of what you follow", _pull, open_store)
     pull.add_argument("ids", nargs="*", help="of subscriptions (default: all)")
 
 
 def _command(
-    commands: Any, name: str, help: str, run: Callable[[argparse.Namespace], object], open_store: Open
+    commands: Any,
+    name: str,
+    help: str,
+    run: Callable[[argparse.Namespace], object],
+    open_store: Open,
+    *,
+    embeds: bool = True,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
     command.set_defaults(run=run, open_store=open_store)
     command.add_argument("path", help="the store")
     command.add_argument("--actor", default="local", help="who acts (default: local)")
-    command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
+    if embeds:
+        command.add_argument("--embed", metavar="MODEL", help="a sentence-transformers name or folder")
     return command
 
 
 def _selecting(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--namespace", default="", help="only at or below it, as a/b (default: all)")
+    command.add_argument("--namespace", help="only at or below it, as a/b (default: all)")
     command.add_argument(
         "--kinds", nargs="+", choices=[k.value for k in Kind], help="only of these forms (default: all)"
     )
@@ -99,7 +125,8 @@ def _selecting(command: argparse.ArgumentParser) -> None:
 def _dump(args: argparse.Namespace) -> None:
     with args.open_store(args) as memory:
         _say(memory.dump(
-            args.target, namespace=_labels(args.namespace), kinds=args.kinds, history=not args.no_history, progress=_show("memories"),
+            args.target, namespace=labels(args.namespace), kinds=args.kinds, history=not args.no_history, whole=args.whole,
+            progress=_show("memories"),
         ))  # fmt: skip
 
 
@@ -109,7 +136,7 @@ def _load(args: argparse.Namespace) -> None:
             from .importers import READERS
 
             count, new = memory.bring_in(
-                READERS[args.system](args.source), namespace=_labels(args.namespace), progress=_show("memories")
+                READERS[args.system](args.source), namespace=labels(args.namespace), progress=_show("memories")
             )
             _say({"memories": count, "new or changed": new})
             return
@@ -117,6 +144,14 @@ def _load(args: argparse.Namespace) -> None:
             args.source, owner=args.owner, as_they_are=args.as_they_are, kinds=args.kinds, trust=args.trust,
             accept=None if args.accept is None else _text(args.accept), progress=_show("bytes"),
         ))  # fmt: skip
+
+
+def _operator(args: argparse.Namespace) -> None:
+    if (args.what == "list") != (args.name is None):
+        raise InvalidArgument("NAME: it goes with add and remove, and list has none")
+    with args.open_store(args) as memory:
+        change = {"add": memory.grant_operator, "remove": memory.revoke_operator}.get(args.what)
+        print("\n".join(sorted(memory.operators() if change is None else change(args.name))) or "nobody")
 
 
 def _key(args: argparse.Namespace) -> None:
@@ -130,7 +165,7 @@ def _publish(args: argparse.Namespace) -> None:
         _say(memory.publish(
             args.target, args.name, key=args.key, visibility=args.visible_to, about=args.about, tags=args.tags,
             licence="" if args.licence is None else _text(args.licence), expires_at=args.expires, uses=args.uses,
-            namespace=_labels(args.namespace), kinds=args.kinds, progress=_show("memories"),
+            namespace=labels(args.namespace), kinds=args.kinds, progress=_show("memories"),
         ))  # fmt: skip
 
 
@@ -138,6 +173,9 @@ def _offers(args: argparse.Namespace) -> None:
     with args.open_store(args) as memory:
         for offer in memory.offers(args.target):
             terms = offer.terms
+            if offer.refused is not None:
+                print(f"{terms.name} is refused: {offer.refused}", file=sys.stderr)
+                continue
             print(
                 f"{terms.name} version {terms.number}: {offer.memories} memories, {offer.bytes:,} bytes, {', '.join(terms.tags)}"
             )
@@ -169,6 +207,15 @@ def _pull(args: argparse.Namespace) -> int:
     return 1 if any(r.refused is not None for r in reports) else 0
 
 
+def _allow_raw(args: argparse.Namespace) -> None:
+    if args.readers and args.nobody:
+        raise InvalidArgument("WHO, --nobody: give one of them")
+    with args.open_store(args) as memory:
+        if args.readers or args.nobody:
+            memory.allow_raw(args.readers)
+        print("\n".join(sorted(memory.raw_readers())) or "nobody")
+
+
 def _say(report: Any) -> None:
     """A report's entries, those that say nothing aside."""
     said: Mapping[str, Any] = (
@@ -187,8 +234,12 @@ def _show(what: str) -> Callable[[int, int], None]:
     return show
 
 
-def _labels(path: str) -> tuple[str, ...]:
-    return tuple(label for label in path.split("/") if label)
+def labels(path: str | None) -> tuple[str, ...]:
+    """A namespace as it is typed, a/b; None is all. Raises InvalidArgument for one without a label: an empty word is not everything."""
+    found = tuple(label for label in (path or "").split("/") if label)
+    if path is not None and not found:
+        raise InvalidArgument("--namespace: there is no label in it; leave it out for everything")
+    return found
 
 
 def _text(file: str) -> str:

@@ -78,6 +78,12 @@ class Compaction:
         def committed(self, table: str, rows: int = 1) -> None:
             """Acknowledge a commit to a table."""
 
+        def empty_caches(self) -> None:
+            """Open the tables anew."""
+
+        def spare_descriptors(self) -> None:
+            """The same once the caches hold many files open."""
+
         def fresh(self, *, again: bool = False) -> Manifest:
             """The manifest as it is now."""
 
@@ -99,7 +105,8 @@ class Compaction:
         def writing(self, wait: float | None = None) -> AbstractContextManager[None]:
             """Be the only writer."""
 
-        def _names(self) -> list[str]: ...
+        def names(self) -> list[str]:
+            """The tables that are there."""
 
     @property
     def is_ragged(self) -> bool:
@@ -121,7 +128,7 @@ class Compaction:
                 with self.writing():
                     pass
             self._commits = self._rows = 0
-            there = self._names()
+            there = self.names()
             for name in (self.manifest.cubes, *TABLES):
                 with self.guarded(name):
                     if name in there:
@@ -129,6 +136,7 @@ class Compaction:
             self._train()
         finally:
             turn.release()
+        self.spare_descriptors()
         return True
 
     def purge(self, before: Callable[[], None]) -> None:
@@ -149,6 +157,7 @@ class Compaction:
                     self.committed(name)
             for left in () if self.site.is_shared else Path(self.path).glob("*.lance/**/*.tmp*"):
                 left.unlink(missing_ok=True)
+        self.empty_caches()  # what is removed is not to stay on the disk as a file that is open
 
     def _write_anew(self, name: str) -> None:
         """Rows that were removed stay in their file, and their words in the index, while the rest of it is in use: so nothing of it

@@ -20,7 +20,8 @@ from typing import Any
 import lancedb
 import pyarrow as pa
 
-from .compaction import INDEXES, Compaction, index
+from . import fork, schema
+from .compaction import INDEXES, TABLES, Compaction, index
 from .errors import (
     Damaged,
     EmbedderMismatch,
@@ -39,12 +40,13 @@ from .transactions import Transactions
 from .types import Policy
 
 _CACHE = 512 * 2**20  # bytes of indexes kept in memory; LanceDB's own default is 6 GiB
+_GENERATIONS = 8  # of indexes of words and vectors whose files the caches may hold open, two or three files each
 _TRIES = 5  # how often a fence is tried against writers
 _PINNED, _PINNED_LATER = ("history", "events", "usage"), ("uses", "rules")  # in a transaction; leases are nobody's turn
 _IN_TURN = (*_PINNED, *_PINNED_LATER, "meta")  # besides the cubes, what is read in order to be written
 
 
-class Database(Compaction):
+class Database(Compaction, fork.Refusing):
     """The tables of one store. Safe for many threads; any number of processes may open the same."""
 
     def __init__(
@@ -52,6 +54,7 @@ class Database(Compaction):
     ) -> None:
         """Open the store at a site, or make one as `describe` says if there is nothing. begin: writes the files that it has from the
         start."""
+        fork.begin(site.path)
         self.path = site.path
         self.site = site
         self.policy = policy
@@ -63,31 +66,74 @@ class Database(Compaction):
         self._past: dict[str, tuple[int, Any]] = {}  # as they were before a transaction that is under way
         self._put_off: list[Callable[[], None]] = []
         self.transactions = Transactions(self)
+        self.may_write: Callable[[], bool] = lambda: True
+        """Whether this process can tell of what it does, as the log must be told: else it finishes nothing that others began."""
         self._closed = False
+        self._connected: Any = None
+        self._still: Any = None
+        self._indexes: set[str] = set()  # that the present caches may hold open
+        self._looked_at: tuple[str, int] | None = None  # the version at which they were listed last
         site.claim()
         self._turn = site.turn("write")
-        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4)
+        fork.watch(self)
         with self.guarded("open"):
-            # interval 0: every read sees what any process committed; a stale handle silently updates nothing
-            self._db = lancedb.connect(
-                read_consistency_interval=timedelta(0), session=session, **site.connection()
-            )  # fmt: skip
-            if site.is_shared:
-                self._still = lancedb.connect(session=session, **site.connection())
-            if "meta" not in self._names():  # else nobody is waited for: a transaction may take its time
+            self._connect()
+            if "meta" not in self.names():  # else nobody is waited for: a transaction may take its time
                 with self.writing():
-                    if "meta" not in self._names():
+                    if "meta" not in self.names():
                         self._create(describe(), begin)
-        self._known = self._read_manifest()
+            schema.require_columns(self, "meta", 0)
+            self.look_again()
+            schema.require_tables(self)
 
     def close(self) -> None:
         """Let go of the tables. Twice is once."""
         self._closed = True
-        self._tables.clear()
-        self._past.clear()
+        self._tables, self._past = {}, {}
+        self._connected = self._still = None  # with them go the caches, and the files that these hold open
         if self._mutex.acquire(blocking=False):  # another thread that still writes gives it back itself
             self._turn.release(clean=False)
             self._mutex.release()
+
+    @property
+    def _db(self) -> Any:
+        """The connection. Raises StoreClosed."""
+        if self._connected is None:
+            raise StoreClosed(f"{self.path} was closed: open a new MemOS")
+        return self._connected
+
+    def _connect(self) -> None:
+        session = lancedb.Session(index_cache_size_bytes=_CACHE, metadata_cache_size_bytes=_CACHE // 4)
+        # interval 0: every read sees what any process committed; a stale handle silently updates nothing
+        self._connected = lancedb.connect(
+            read_consistency_interval=timedelta(0), session=session, **self.site.connection()
+        )  # fmt: skip
+        if self.site.is_shared:
+            self._still = lancedb.connect(session=session, **self.site.connection())
+
+    def spare_descriptors(self) -> None:
+        """Empty the caches once these hold open the files of several generations of the indexes of words and vectors."""
+        if self.site.is_shared:  # there are no files to be open
+            return
+        name = self.manifest.cubes
+        with self.guarded(name):
+            table = self.at(name, None)
+            if (seen := (name, int(table.version))) == self._looked_at:
+                return
+            self._looked_at = seen
+            self._indexes |= {i.index_uuid for i in table.list_indices() if {"text", "vector"} & set(i.columns)}
+        if len(self._indexes) > _GENERATIONS:
+            self.empty_caches()
+
+    def empty_caches(self) -> None:
+        """Open the tables anew. LanceDB keeps the file of an index open as long as it is in the cache, which knows bytes alone: also
+        one that was replaced and removed since."""
+        with self.guarded("open"), self._opening:
+            self._connect()
+            # other ones, not emptied ones: another thread may be between finding a table and taking it
+            kept = [n for n in self._tables if n == self.manifest.cubes or not n.startswith("cubes")]
+            self._tables, self._past = {n: self._db.open_table(n) for n in kept}, {}
+            self._indexes, self._looked_at = set(), None
 
     # --- tables --------------------------------------------------------------------------------------------------------
 
@@ -114,10 +160,11 @@ class Database(Compaction):
             return table
         if self.site.is_shared and self._in_turn:
             return self._of_this_turn(name)
-        if name not in self._tables:
+        tables = self._tables
+        if name not in tables:
             with self.guarded(name), self._opening:  # not the writers' lock: readers never wait for a writer
-                self._tables[name] = self._db.open_table(name)
-        return self._tables[name]
+                tables[name] = self._db.open_table(name)
+        return tables[name]
 
     def pinned(self, name: str) -> Any:
         """A table as it is now, whatever is written to it later. Compaction may take its files away: see `view`."""
@@ -145,19 +192,19 @@ class Database(Compaction):
 
     def make(self, name: str) -> None:
         """Make a table of `tables.LATER`, unless it is there. The caller holds `writing()`."""
-        if name not in self._names():
+        if name not in self.names():
             made = self._db.create_table(name, schema=LATER[name])
             made.set_unenforced_primary_key(LATER[name].names[0])  # and no index on it: racing upserts would double
             self.committed(name)
 
     def has(self, name: str) -> bool:
         """Whether the store has got one of the tables of `tables.LATER`."""
-        return name in self._tables or name in self._names()
+        return name in self._tables or name in self.names()
 
     def make_cubes(self, name: str, dimension: int) -> None:
         """Make an empty cubes table with its indexes, or finish one that a killed process began."""
         # not exist_ok: that compares schemas, and the JSON column reads back under Lance's own name for the type
-        there = name in self._names()
+        there = name in self.names()
         table = self._db.open_table(name) if there else self._db.create_table(name, schema=cubes_schema(dimension))
         index(table, INDEXES["cubes"])
 
@@ -178,22 +225,26 @@ class Database(Compaction):
 
     def drop_strays(self) -> None:
         """Drop cubes tables that the manifest does not name: a re-embedding was killed after its switch."""
-        for name in self._names():
+        for name in self.names():
             if name.startswith("cubes") and name not in (self.manifest.cubes, self.manifest.filling):
                 self.drop(name)
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The tables that are there."""
         with self.guarded("meta"):
             return list(self._db.list_tables().tables)
 
     def _create(self, manifest: Manifest, begin: Callable[[Files], None]) -> None:
         if strangers := self.site.strangers():
             raise NotAStore(f"{self.path} holds other files ({strangers[0]} …): choose an empty or a new folder")
+        for name in (n for n in self.names() if n in TABLES or n.startswith("cubes")):  # of a killed process, and empty
+            if self._db.open_table(name).count_rows():
+                raise Damaged(
+                    f"{self.path}/meta.lance is missing, though {name}.lance beside it is not empty: {schema.WHOLE}"
+                )
         self.make_cubes(manifest.cubes, manifest.dimension)
-        if self._db.open_table(manifest.cubes).count_rows():
-            raise Damaged(f"{self.path}/meta.lance is missing, though there are memories beside it")
-        for name, schema in (("history", PAST), ("events", EVENTS), ("usage", USAGE)):
-            index(self._db.create_table(name, schema=schema, exist_ok=True), INDEXES[name])
+        for name, columns in (("history", PAST), ("events", EVENTS), ("usage", USAGE)):
+            index(self._db.create_table(name, schema=columns, exist_ok=True), INDEXES[name])
         self.make("rules")
         begin(self.site.files)
         # last, and complete from the first moment: a store exists when its manifest does
@@ -235,9 +286,9 @@ class Database(Compaction):
             clean = False
             try:
                 self._acquire(seconds)
-                if self._tables and self.fresh().pinned:
+                if self._tables and self.fresh().pinned and self.may_write():
                     self.transactions.take_back()
-                while self._put_off:
+                while self._put_off and self.may_write():
                     self._put_off[0]()
                     del self._put_off[0]
                 yield
@@ -253,7 +304,9 @@ class Database(Compaction):
 
     def when_free(self, work: Callable[[], None]) -> None:
         """Do something as the only writer, and wait for nobody: now, or before this process's next write if somebody writes now, or if
-        the store cannot be written."""
+        the store cannot be written. Never, where this process may not write: it is left to one that may."""
+        if not self.may_write():
+            return
         begun = False
         try:
             with self.writing(wait=0):
@@ -298,18 +351,8 @@ class Database(Compaction):
     @contextmanager
     def guarded(self, table: str) -> Iterator[None]:
         """Raise what the database raises as one of our errors, naming the table's path."""
-        try:
+        with guarded(self.site, table):
             yield
-        except MemOSError:
-            raise
-        except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
-            raise self.site.fault(error, table) from error
-        except Exception as error:
-            if (
-                type(error).__name__ != "RustPanic"
-            ):  # its class is private to LanceDB's extension: known by its name alone
-                raise
-            raise self.site.fault(error, table) from error
 
     def _acquire(self, seconds: float) -> None:
         try:
@@ -326,7 +369,7 @@ class Database(Compaction):
     def _fence(self) -> None:
         """See that whoever had the turn before and did not give it back cannot write any more: what he read is now older than a
         restore, on top of which the database takes no commit that was begun before it. What he had written stays."""
-        for name in (n for n in self._names() if n in _IN_TURN or n.startswith("cubes")):
+        for name in (n for n in self.names() if n in _IN_TURN or n.startswith("cubes")):
             with self.guarded(name):
                 table = self._db.open_table(name)
                 wanted = table.version
@@ -351,6 +394,10 @@ class Database(Compaction):
     def fresh(self, *, again: bool = False) -> Manifest:
         """The same as it is now; with `again`, read without asking whether it changed. Raises EmbedderMismatch."""
         return self.seen(again=again)[1]
+
+    def look_again(self) -> None:
+        """Read the manifest, whatever it was: for who opens the store, and holds to nothing yet."""
+        self._known = self._read_manifest()
 
     def seen(self, *, again: bool = False) -> tuple[int, Manifest]:
         """The same with the number of its version, which every transaction's begin and end changes."""
@@ -406,3 +453,18 @@ class Database(Compaction):
     def _pinnable(self) -> list[str]:
         """What verbs write under the writers' lock, as far as it is there."""
         return [self.manifest.cubes, *_PINNED, *(name for name in _PINNED_LATER if self.has(name))]
+
+
+@contextmanager
+def guarded(site: Site, table: str) -> Iterator[None]:
+    """Raise what the database raises as one of our errors, naming the path of a table at a site."""
+    try:
+        yield
+    except MemOSError:
+        raise
+    except (RuntimeError, OSError, ValueError, pa.ArrowException) as error:
+        raise site.fault(error, table) from error
+    except Exception as error:
+        if type(error).__name__ != "RustPanic":  # its class is private to LanceDB's extension: known by its name alone
+            raise
+        raise site.fault(error, table) from error

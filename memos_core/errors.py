@@ -23,8 +23,10 @@
         ├── NotAStore                    the folder holds something else
         ├── SchemaMismatch               written by another schema of this project
         ├── EmbedderMismatch             its vectors come from another embedder
+        ├── AuditKeyRequired             its log is signed with a key that was not given; nothing was written
         ├── Damaged                      a file or a record is not what was written; the message names it
         └── StoreClosed                  used after close()
+            └── ForkedProcess            used in a fork of the process that opened it
 
 None derives from RuntimeError: frameworks catch that type for purposes of their own.
 """
@@ -45,7 +47,7 @@ class NotFound(MemOSError, LookupError):
 
 
 class AccessDenied(MemOSError):
-    """The actor can read the memory but lacks the right that the verb needs."""
+    """The actor can read the memory but lacks the right that the verb needs; or a client names another user than it came in as."""
 
 
 class IllegalTransition(MemOSError):
@@ -124,9 +126,17 @@ class EmbedderMismatch(StoreError):
     """The store's vectors were made by another embedder."""
 
 
+class AuditKeyRequired(StoreError):
+    """The store's log is signed with a key that this process was not given; it may read, and wrote nothing."""
+
+
 class Damaged(StoreError):
     """Stored data is not what was written; the message names file or record."""
 
 
 class StoreClosed(StoreError):
     """The engine was closed."""
+
+
+class ForkedProcess(StoreClosed):
+    """The store was opened before this process was forked, which the database does not survive; the message says what to do."""

@@ -12,12 +12,14 @@ from . import filters, governance, grants, leaving, lifecycle, reader
 from .bringing import Bringer
 from .dumping import Dumper, DumpReport, Selection
 from .errors import AccessDenied, DumpRefused, InvalidArgument
+from .forgetting import WHOLE
+from .groups import Groups
 from .importers import Foreign
 from .loading import Loader, LoadReport
 from .parcel import Publication, checked_name
 from .places import Place
 from .publishing import MemStore, Offer, PullReport
-from .sensitivity import Sensitivity
+from .redaction import Redaction
 from .subscriptions import Subscription, Subscriptions
 from .terms import Order
 from .types import Item, Kind
@@ -47,13 +49,14 @@ def _silent(done: int, total: int) -> None:
 class Exchange:
     """What `MemOS` inherits: it has the store, and says who acts."""
 
+    _actor: str
     _clock: Callable[[], datetime]
     _bringer: Bringer
     _dumper: Dumper
+    _groups: Groups
     _loader: Loader
     _memstore: MemStore
     _model: LocalModel | None
-    _sensitivity: Sensitivity | None
     _subscriptions: Subscriptions
     _upkeep: Upkeep
     _vault: Vault
@@ -62,6 +65,8 @@ class Exchange:
     if TYPE_CHECKING:
 
         def _who(self, actor: str | None) -> str: ...
+        @property
+        def _sensitivity(self) -> Redaction | None: ...
 
     def dump(
         self,
@@ -73,13 +78,14 @@ class Exchange:
         kinds: Iterable[Kind | str] | None = None,
         history: bool = True,
         redact: Callable[[str], str] | None = None,
+        whole: bool = False,
         progress: Callable[[int, int], None] = _silent,
         actor: str | None = None,
     ) -> DumpReport:
         """Write memories that the actor may read to a folder, or to an archive if the target ends in ".zip"; the format is in `parcel`.
 
         A dump of before at the target is replaced, and of it only what changed; killed, the one of before is what is there. Others go
-        on writing meanwhile: what is dumped is the store at one moment. Others' memories are in it as the actor is given them (`Sensitivity`).
+        on writing meanwhile: what is dumped is the store at one moment. Others' memories are in it as the store gives them to the actor (`Sensitivity`).
 
         Args:
             target: a path, or a URL that fsspec knows ("s3://bucket/dump", with s3fs installed).
@@ -87,13 +93,17 @@ class Exchange:
             history: with the versions before, as far as the actor may read them.
             redact: makes of each text, and of each string among the attributes, what may leave. Ids, keys, namespaces, names of speakers and
                 tags stay as they are. Memories in other forms than text are left out then: their tensors hold the words.
+            whole: the store as it is: all owners' memories with their histories, groups and rules of retention, by the right of an operator
+                (`grant_operator`). What the store holds to be sensitive is in it as the operator is given it. `load(as_they_are=True)` by who
+                may act for all there makes the same of it elsewhere.
             progress: hears how many of how many memories are written.
 
         Raises:
-            NotFound: of one of the ids. InvalidArgument: the target holds something else. StoreUnavailable, Damaged.
+            AccessDenied: whole, and the actor is no operator. NotFound: of one of the ids. InvalidArgument: the target holds something else. StoreUnavailable, Damaged.
         """
         who = self._who(actor)
-        wanted = self._selected(who, namespace, ids, filter, kinds, history)
+        self._vault.ledger.require_key()
+        wanted = self._selected(who, namespace, ids, filter, kinds, history, whole=whole)
         left = None if redact is None else leaving.as_said(redact)
         if self._sensitivity is not None and not grants.holds(self._sensitivity.raw, who):
             mine = f"owner = {filters.literal(str(who))}"
@@ -102,9 +112,8 @@ class Exchange:
             else:  # and what is shared from now on is not among it
                 wanted = replace(wanted, where=filters.all_of(wanted.where, mine))
         report = self._dumper.dump(wanted, Place(target), redact=left, progress=progress)
-        self._writer.told_of(
-            who, "dump", self._clock(), f"{report.memories} memories to {report.target} as {report.dump}"
-        )
+        what = f"{WHOLE} of {report.memories} memories" if whole else f"{report.memories} memories"
+        self._writer.told_of(who, "dump", self._clock(), f"{what} to {report.target} as {report.dump}")
         return report
 
     def load(
@@ -129,8 +138,10 @@ class Exchange:
 
         Args:
             owner: whose the memories become; None: the actor's. Those that were the owner's keep their readers, others are his alone, under ids
-                of their own. Only who opened the store may name another.
-            as_they_are: every memory keeps its owner and readers. Only for who owns them all, or who opened the store.
+                of their own. Only an operator, or who opened a store without one, may name another.
+            as_they_are: every memory keeps its owner and readers. Only for who owns them all, for an operator, or for who opened a store without one.
+                A grant to a group comes in where the group is the same owner's here, or comes along: with its owner, an operator or who opened a
+                store without one. Others are left out, and counted in the report.
             kinds: only of these forms.
             trust: public keys, one of which must have signed it.
             accept: the licence of a publication, word for word.
@@ -143,8 +154,9 @@ class Exchange:
             DumpRefused: it is not what it says, or may not be loaded. AccessDenied. Nothing of it is here then.
         """
         who = self._who(actor)
+        self._vault.ledger.require_key()
         order = Order(
-            who, self._owner_of(who, owner, as_they_are), frozenset(_kind(k) for k in kinds), _fingerprint(model or self._model),
+            who, self._owner_of(who, owner, as_they_are), _kinds(kinds), _fingerprint(model or self._model),
             None if trust is None else frozenset(trust), accept,
         )  # fmt: skip
         report = self._loader.load(order, Place(source), progress=progress)
@@ -205,7 +217,7 @@ class Exchange:
             licence: its text, which subscribers must accept word for word.
             expires_at: after it nobody loads it, and what was loaded is not returned any more.
             uses: how often one store may load it.
-            namespace, ids, filter, kinds, redact: as in `dump`. What the store's `Sensitivity` finds is left out, unless each of those who
+            namespace, ids, filter, kinds, redact: as in `dump`. What is sensitive in this store is left out, unless each of those who
                 may load it is given it raw.
 
         Raises:
@@ -213,6 +225,7 @@ class Exchange:
                 else published under the name. MissingPackage: without cryptography.
         """
         who = self._who(actor)
+        self._vault.ledger.require_key()
         seen = tuple(sorted(checked_actors(visibility, "visibility")))
         if not seen:
             raise InvalidArgument("visibility: say who may load it: names, or PUBLIC")
@@ -235,7 +248,8 @@ class Exchange:
         return report
 
     def offers(self, target: str | PathLike[str]) -> list[Offer]:
-        """What is published at a target: terms, key, sizes. Signatures are checked; whether a key is to be trusted is yours to say."""
+        """What is published at a target: terms, key, sizes. Signatures are checked, and what was damaged or tampered with is
+        said to be refused, with the reason; whether a key is to be trusted is yours to say."""
         return self._memstore.offers(Place(target))
 
     def subscribe(
@@ -264,7 +278,7 @@ class Exchange:
             raise InvalidArgument("trust: name at least one public key; `offers` shows who signed what")
         wanted = Subscription(
             "", self._who(actor), Place(target).url, keys, checked_tags(tags), checked_word(like, "like"), float(least),
-            tuple(accept), tuple(_kind(k).value for k in kinds),
+            tuple(accept), tuple(sorted(_kinds(kinds))),
         )  # fmt: skip
         return self._memstore.subscribe(wanted)
 
@@ -287,6 +301,7 @@ class Exchange:
         brings is the actor's alone, apart from what is here, with vectors made here; what was withdrawn is removed, unless it was
         changed or frozen here. One publication that is refused does not stop the others: its report says why."""
         listed = None if ids is None else checked_ids(ids)
+        self._vault.ledger.require_key()
         reports = self._memstore.pull(self._who(actor), listed, _fingerprint(self._model), progress)
         self._upkeep.after_write()
         return reports
@@ -299,19 +314,28 @@ class Exchange:
         filter: Mapping[str, Any] | None,
         kinds: Iterable[Kind | str] | None,
         history: bool,
+        *,
+        whole: bool = False,
     ) -> Selection:
+        if whole:
+            if namespace or ids is not None or filter is not None or kinds is not None or not history:
+                raise InvalidArgument("whole: it is of all memories with their histories: leave out what selects some")
+            self._groups.operators.require(who, "dump it whole")
+        wanted_kinds = None if kinds is None else _kinds(kinds)
         listed = None if ids is None else checked_ids(ids)
         if listed is not None:
             self._writer.readable(listed, who)
-        readable, now = filters.readable_by(who), self._clock()
-        whole = filters.all_of(
-            "kind = 'plaintext' OR " + filters.in_states(lifecycle.SEARCHED)
-        )  # others may have lost their tensors
+        readable, now = "true" if whole else filters.readable_by(who), self._clock()
+        usable = "kind = 'plaintext' OR " + filters.in_states(lifecycle.SEARCHED)  # others may have lost their tensors
         where = filters.all_of(
-            readable, filters.current(now), filters.under(checked_namespace(namespace, root=True)), filters.of_kinds(kinds),
-            filters.matching(filter), None if listed is None else filters.one_of("id", listed), whole,
+            readable, filters.current(now), filters.under(checked_namespace(namespace, root=True)), filters.of_kinds(wanted_kinds),
+            filters.matching(filter), None if listed is None else filters.one_of("id", listed), usable,
         )  # fmt: skip
-        return Selection(who, where, readable if history else None)
+        return Selection(who, where, readable if history else None, whole=whole)
+
+    def _may_act_for_all(self, who: str) -> bool:
+        """Whether an actor may add memories in others' names."""
+        return self._groups.operators.may_act_for_all(who, str(self._actor))
 
     def _owner_of(self, who: str, owner: str | None, as_they_are: bool) -> str | None:
         if as_they_are:
@@ -319,9 +343,17 @@ class Exchange:
                 raise InvalidArgument("owner, as_they_are: give one of them")
             return None
         wanted = who if owner is None else checked_actor(owner)
-        if wanted != who and who != self._who(None):
+        if wanted != who and not self._may_act_for_all(who):
             raise AccessDenied(f"owner: {who!r} may not add memories in the name of {wanted!r}")
         return wanted
+
+
+def _kinds(kinds: Iterable[Kind | str]) -> frozenset[Kind]:
+    """Forms of memory, at least one: none of them is not all of them."""
+    found = frozenset(_kind(k) for k in ([kinds] if isinstance(kinds, str) else kinds))
+    if not found:
+        raise InvalidArgument("kinds: none is given; leave it out for all")
+    return found
 
 
 def _kind(kind: Kind | str) -> Kind:

@@ -101,6 +101,16 @@ def current(now: datetime) -> str:
     return all_of("state != 'expired'", unexpired(now))
 
 
+def lapsed(now: datetime) -> str:
+    """Past its time, and not frozen: what a tick removes."""
+    return f"NOT ({unexpired(now)})"
+
+
+def withdrawn(until: datetime) -> str:
+    """Taken back by a rollback up to a time."""
+    return f"state = 'expired' AND updated_at <= {literal(until)}"
+
+
 def happened(since: datetime | None, until: datetime | None) -> str | None:
     """Within [since, until)."""
     return all_of(

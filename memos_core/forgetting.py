@@ -8,7 +8,7 @@ cube of it, which would take ten times as long.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,6 +23,8 @@ from .vault import Vault
 
 _BULK = 200  # memories from which on a deletion is marked as under way, and derived ones are looked for among all
 _MARK = "deleting"
+WHOLE = "the whole store"
+"""How the detail of an event of a dump begins that had all memories in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,23 @@ class Forgetting:
         self._forget = forget
 
     def remove(
-        self, asked: Sequence[Outline], who: str, now: datetime, *, held: bool = True, detail: str = ""
+        self,
+        asked: Sequence[Outline],
+        who: str,
+        now: datetime,
+        *,
+        held: bool = True,
+        spare: Container[str] = frozenset(),
+        detail: str = "",
     ) -> Removed:
         """Remove memories and whatever was derived from them. The caller holds `vault.writing()` since it read them.
 
         held: whether a frozen one holds the deletion, as it must where somebody asks for it; not where a right was withdrawn.
+        spare: ids of memories that stay, with what was made from them, though they were made from one that goes.
 
         Raises IllegalTransition, and removes nothing, for what is held.
         """
-        derived = self.descendants([o.id for o in asked])
+        derived = self.descendants([o.id for o in asked], spare)
         if held:
             _require_unheld(asked, derived)
         gone = [*asked, *derived]
@@ -123,30 +133,36 @@ class Forgetting:
         needed = [c for c in rows if c.state in lifecycle.SEARCHED or not c.lineage]
         return self._blobs.sweep(blob for cube in needed if (blob := _blob(cube)))
 
-    def descendants(self, ids: Collection[str]) -> list[Outline]:
-        """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it."""
+    def descendants(self, ids: Collection[str], spare: Container[str] = frozenset()) -> list[Outline]:
+        """Everything derived from these, transitively, whoever owns it. What superseded one is not made from it. spare: passed over."""
         seen, found = set(ids), list[Outline]()
         edge = sorted(seen)
         while edge:
             few = len(edge) < _BULK
             where = filters.contains_any("parents", edge) if few else "array_length(parents) > 0"
-            new = [o for o in self._vault.outlines(where) if o.id not in seen and not seen.isdisjoint(o.sources)]
+            new = [
+                o
+                for o in self._vault.outlines(where)
+                if not (o.id in seen or o.id in spare or seen.isdisjoint(o.sources))
+            ]
             edge = sorted(o.id for o in new)
             seen |= set(edge)
             found += new
         return found
 
-    def purge(self) -> None:
+    def purge(self, remove: Callable[[], object]) -> None:
         """Write the tables anew without what was removed from them, and remove every older file, also of killed processes. Words that
-        were deleted are in no file of the store afterwards."""
+        were deleted are in no file of the store afterwards. remove: called before, to remove what is over."""
         db = self._vault.db
         with emptied(db.site, db.policy.lock_seconds):
-            db.purge(self._sweep)
+            db.purge(lambda: self._sweep(remove))
 
-    def _sweep(self) -> None:
-        """Remove whatever killed processes left behind. Raises StoreUnavailable, before anything is removed, while a branch is in use."""
+    def _sweep(self, remove: Callable[[], object]) -> None:
+        """Remove what is over, and whatever killed processes left behind. Raises StoreUnavailable, before anything is removed, while a
+        branch is in use."""
         branches.require_none(self._vault.db.site)
         with self._vault.writing():
+            remove()
             self._vault.rules.put({_MARK: ""})
             self.finish([])
             self._vault.db.drop_strays()
@@ -159,7 +175,7 @@ class Forgetting:
         anybody = any(one == PUBLIC or is_reserved(one) for one in readers)
         events = [
             e for e in self._vault.ledger.all("verb IN ('dump', 'publish') AND outcome = 'ok'")
-            if e.subject in ids or (e.subject is None and (anybody or e.actor in readers))
+            if e.subject in ids or (e.subject is None and (anybody or e.actor in readers or e.detail.startswith(WHOLE)))
         ]  # fmt: skip
         return tuple(dict.fromkeys(f"{e.verb} by {e.actor} at {e.at.isoformat()}: {e.detail}" for e in events))
 

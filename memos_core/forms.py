@@ -35,6 +35,7 @@ from .validate import (
     checked_number,
     checked_word,
 )
+from .vault import Vault
 from .writing import Writer
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Forms:
     _duplicates: Duplicates
     _tiers: Tiers
     _upkeep: Upkeep
+    _vault: Vault
     _writer: Writer
     _answering: Answering | None = None
 
@@ -61,6 +63,7 @@ class Forms:
 
         def _who(self, actor: str | None) -> str: ...
         def _require_open(self) -> None: ...
+        def _shown(self, who: str, cube: MemCube) -> MemCube: ...
         def _recalled(
             self, query: str, namespace: Sequence[str], actor: str | None, max_tokens: int,
             leave_out: Callable[[MemCube], bool] | None,
@@ -104,7 +107,7 @@ class Forms:
                 self._adapters.converted(who, cubes, self._need_model(model), self._how(distillation), self._tiers)
             ]
         self._upkeep.after_write()
-        return found
+        return [self._shown(who, cube) for cube in found]
 
     def fuse(
         self,
@@ -254,6 +257,7 @@ class Forms:
         who, where = self._who(actor), checked_namespace(namespace, root=True)
         budget = checked_number(max_brief_tokens, "max_brief_tokens")
         self._require_open()
+        self._vault.ledger.require_key()  # an answer is told of in the log
         from .answering import Asked  # these bring torch, which those who only remember need not have
         from .steering import steered
 

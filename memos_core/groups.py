@@ -11,11 +11,12 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from . import grants
+from . import filters, grants
 from .errors import AccessDenied, InvalidArgument, NotFound
 from .grants import Caller, Context
+from .operators import Operators
 from .validate import checked_actor, checked_actors
-from .vault import GRANT, Vault
+from .vault import ALL, GRANT, Vault
 
 _context: ContextVar[Context] = ContextVar("calling context", default=Context())  # noqa: B039 - it is frozen
 
@@ -35,6 +36,7 @@ class Groups:
 
     def __init__(self, vault: Vault) -> None:
         self._vault = vault
+        self.operators = Operators(vault)
         self._read: tuple[Mapping[str, Any], dict[str, set[str]], list[str]] = ({}, {}, [])
 
     def caller(self, actor: str) -> Caller:
@@ -44,13 +46,14 @@ class Groups:
         return Caller.of(name, groups.get(name, ()), context, joined)
 
     def put(self, name: str, members: Iterable[str], who: str) -> frozenset[str]:
-        """Say who is in a group, from now on: exactly these. Whoever names it first owns it, and nobody else changes it."""
+        """Say who is in a group, from now on: exactly these. Whoever names it first owns it, and nobody else changes it. What others granted
+        to a name that no group has yet is not to be had by naming it."""
         rule, wanted = grants.GROUP + _checked_name(name), checked_actors(members, "members")
         if wrong := sorted(m for m in wanted if m == "*" or grants.is_reserved(m)):
             raise InvalidArgument(f"members: {wrong[0]!r} is no single actor")
         with self._vault.writing():
             known = self._vault.rules.all().get(rule)
-            if known is not None and known["owner"] != who:
+            if (known is None and not is_free(self._vault, name, who)) or (known and known["owner"] != who):
                 raise AccessDenied(f"group {name!r} is another's: choose another name")
             self._vault.rules.put({rule: {"owner": str(who), "members": sorted(wanted)}})
         return wanted
@@ -80,6 +83,21 @@ class Groups:
                     groups.setdefault(member, set()).add(rule.removeprefix(grants.GROUP))
             self._read = (rules, groups, [r.removeprefix(GRANT) for r in rules if r.startswith(GRANT)])
         return self._read
+
+
+def is_free(vault: Vault, name: str, who: str) -> bool:
+    """Whether a group may be made in an actor's name: nothing that others own, or did, is granted to one of that name."""
+    named = grants.GROUP + name.removeprefix(grants.GROUP)
+    joined = [rule for rule in vault.rules.under(GRANT) if name.removeprefix(grants.GROUP) in grants.groups([rule])]
+    granted = filters.contains_any("readers", sorted([named, *joined]))
+    mine = filters.literal(str(who))
+    with vault.db.guarded("history"):
+        past = vault.db.table("history").search().where(granted).select(["id"]).limit(ALL).to_arrow()["id"]
+    ids = past.unique().to_pylist()
+    with vault.db.guarded("events"):
+        told = vault.db.table("events").count_rows(filters.all_of(granted, f"actor != {mine}"))
+    others = [vault.count(filters.all_of(where, f"owner != {mine}")) for where in (granted, filters.one_of("id", ids))]
+    return not told and not any(others)
 
 
 def _is_in(rule: Mapping[str, Any], who: str) -> bool:

@@ -15,6 +15,7 @@ is kept in the words of its system (attribute `created_at`), because whose clock
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from .content_parts import CALLS, content_of
 from .errors import InvalidArgument
 from .types import Item, Namespace
 
-_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "agent": "assistant"}
+_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "agent": "assistant", "model": "assistant"}  # fmt: skip
+log = logging.getLogger("memos_core")
 _LARGEST = 1 << 30  # bytes of a file that is read whole
 
 Source = str | os.PathLike[str]
@@ -51,7 +54,8 @@ class Foreign:
 
 
 def jsonl(source: Source | Iterable[Mapping[str, Any]]) -> Iterator[Foreign]:
-    """Objects, one a line. Raises InvalidArgument, naming the line, for what has no text."""
+    """Objects, one a line. Messages that only call tools are left out, and counted in the log. Raises InvalidArgument, naming the line,
+    for what has no text."""
     known = {
         "text",
         "content",
@@ -67,10 +71,13 @@ def jsonl(source: Source | Iterable[Mapping[str, Any]]) -> Iterator[Foreign]:
         "semantic_type",
         "source",
     }
-    places: dict[str, int] = {}
+    places, calls = dict[str, int](), 0
     for number, said in enumerate(_lines(source), 1):
         where = f"line {number}"
         text = _text(said.get("text") or said.get("content") or said.get("memory"))
+        if not text and any(said.get(name) for name in CALLS):
+            calls += 1
+            continue
         if not text:
             raise InvalidArgument(f"{where}: there is no text in it")
         when, kept = _when(said.get("timestamp"))
@@ -87,6 +94,8 @@ def jsonl(source: Source | Iterable[Mapping[str, Any]]) -> Iterator[Foreign]:
             text, _word(said.get("id")) or _named(said), _word(said.get("source")) or "jsonl", _labels(said.get("namespace")), _role(said.get("role")),
             _word(said.get("name")), session, position, when, _word(said.get("semantic_type")), _words(said.get("tags")), attributes,
         )  # fmt: skip
+    if calls:
+        log.warning("jsonl: %d messages that only call tools were left out", calls)
 
 
 def langgraph(source: Source | Iterable[Mapping[str, Any]]) -> Iterator[Item]:
@@ -226,13 +235,11 @@ def _mapping(value: Any, where: str) -> Mapping[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """The words of a content: a string, or blocks of which those of text count."""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, Sequence):
-        parts = [b.get("text") if isinstance(b, Mapping) else b for b in value]
-        return "\n".join(p for p in parts if isinstance(p, str) and p.strip()).strip()
-    return ""
+    """The words of a content: a string, or parts, with a note in the place of what is no text."""
+    try:
+        return content_of(value).text.strip()
+    except InvalidArgument:
+        return ""
 
 
 def _role(value: Any) -> str | None:

@@ -7,8 +7,8 @@ files of the form that the store's tables have, so that landing copies and no lo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +27,8 @@ from .types import Access, Adapter, Kind, KVCache, Link, MemCube, State, Text
 _BATCH = 256  # texts embedded at once
 
 Here = Callable[[Sequence[str]], Mapping[str, Row]]
+Before = Callable[[Sequence[str]], Mapping[tuple[str, int], MemCube]]
+"""Versions before of memories that are here, by id and version."""
 
 
 @dataclass(slots=True)
@@ -41,7 +43,9 @@ class Entry:
     base: int = 0
     lands: bool = True
     proven: bool = False  # the version that is here is one of its own
-    past: tuple[int, ...] = ()
+    past: tuple[int, ...] = ()  # versions before that come in with it
+    shared: int = 0  # up to this version, what the dump has of it and what is here of it are the same memory
+    earlier: tuple[int, ...] = ()  # versions of the dump that are older than what is here, and not here
 
 
 class Intake:
@@ -51,6 +55,7 @@ class Intake:
         self, folder: Path, url: str, terms: Terms, dimension: int, kept: int | None, here: Here, embedding: Embedding,
         now: datetime, kinds: frozenset[Kind], model: str | None,
         brought: Mapping[str, int], prepared: Callable[[MemCube], MemCube] = lambda cube: cube,
+        before: Before = lambda ids: {}, numbers: Callable[[], Mapping[str, Collection[int]]] = dict, groups: Collection[str] = (),
     ) -> None:  # fmt: skip
         self.entries: dict[str, Entry] = {}
         self.counts: Counter[str] = Counter()
@@ -73,9 +78,15 @@ class Intake:
         self._model = model
         self._prepared = prepared  # a memory as the store's rules have it
         self._brought = brought  # versions that came from there before, by id
+        self._before = before
+        self._numbers = numbers  # of the versions before of all that is here
+        self._groups = frozenset(groups)  # to which grants may come in
+        self._admitted: dict[Access, Access] = {}
+        self.strange_groups: set[str] = set()  # those whose grants were left out
         self._deferred: list[tuple[File, Path, list[int]]] = []
         self._later: set[str] = set()
         self.blobs: set[str] = set()  # that its memories name
+        self.sensitive = False  # whether something of it says that it is
         self._links: dict[str, Row | None] = {}
         self._same: dict[Access, Access] = {}
 
@@ -105,6 +116,7 @@ class Intake:
             elif entry.lands:
                 ready.append((cube, record, vector))
         self._settle([self.entries[c.id] for c, _, _ in ready], [c.id for c, _, _ in ready])
+        self._compare([c for c, _, _ in ready])
         self._make_ready(ready)
         if later:
             self._deferred.append((file, path, later))
@@ -121,11 +133,13 @@ class Intake:
         self._learn({link.id for e in made.values() for link in e.lineage} - self.entries.keys())
         others = [(id, e) for id, e in self.entries.items() if e.lands and id in self._later]
         self._settle([e for _, e in others], [id for id, _ in others])
+        settled = {id for id, _ in others}
         for file, path, numbers in self._deferred:
             wanted, ready = set(numbers), []
             for number, cube, record, vector in self._read(file, path, dimension):
-                if number in wanted and self.entries[cube.id].lands:
+                if number in wanted and cube.id in settled:
                     ready.append((cube, record, vector))
+            self._compare([c for c, _, _ in ready])
             self._make_ready(ready)
 
     def _read(self, file: File, path: Path, dimension: int) -> Iterator[tuple[int, MemCube, str, Vector | None]]:
@@ -168,6 +182,56 @@ class Intake:
             elif row.cube.state is State.FROZEN:
                 entry.lands = False
                 self.counts["frozen"] += 1
+
+    def _compare(self, cubes: Sequence[MemCube]) -> None:
+        """Find out of memories that are here already how far they are the dump's own, by the content of a version that both have. What
+        the dump has of them that is older than what is here, and not here, comes in at the end, see `judge`."""
+        pairs = [(c, self.entries[c.id], self._found[c.id].cube) for c in cubes if c.id in self._found]
+        old = [(cube, entry) for cube, entry, here in pairs if cube.version < here.version]
+        before = self._before([e.id for _, e in old]) if old else {}
+        since: dict[str, list[MemCube]] = {}
+        for past in before.values():
+            since.setdefault(past.id, []).append(past)
+        for cube, entry, here in pairs:
+            if _is_same(cube, here):
+                entry.shared = min(cube.version, here.version)
+                entry.proven = entry.proven or entry.lands  # shared or tagged since: the words are those that are here
+            elif any(_is_same(cube, p) for p in since.get(entry.id, ()) if p.version >= cube.version):
+                entry.shared = cube.version
+        self._keep_earlier([cube for cube, entry in old if (entry.id, cube.version) not in before])
+
+    def _compare_with_here(self, cube: MemCube, entry: Entry) -> None:
+        """Whether a version before is what is here: then what the dump has is what became of it."""
+        if _says_the_same(cube, self._found[cube.id].cube):
+            entry.shared, entry.proven = cube.version, True
+        elif entry.lands and not entry.proven:
+            entry.lands = False
+            self.counts["diverged"] += 1
+
+    def _keep_earlier(self, cubes: Sequence[MemCube]) -> None:
+        """Write down versions that are older than what is here, and not here."""
+        kept = []
+        for cube in cubes:
+            entry, new = self.entries[cube.id], self._let_in(cube)
+            if new is None or not isinstance(cube.payload, Text):
+                continue
+            entry.earlier = (*entry.earlier, cube.version)
+            self.sensitive = self.sensitive or bool(cube.sensitivity)
+            kept.append(admission.taken_in(new, entry.id, self._terms, self._name_here(cube)))
+        if kept:
+            self.past.append(self._kept_as(f"past-{len(self.past)}.arrow", tables.past(kept)))
+
+    def _let_in(self, cube: MemCube) -> MemCube | None:
+        """A memory without the grants to groups that are not known here; None if it was read by way of such grants alone."""
+        if self._terms.publisher is not None or self._terms.owner not in (None, cube.access.owner):
+            return cube  # it becomes somebody's alone
+        access = self._admitted.get(cube.access)
+        if access is None:
+            access = self._admitted[cube.access] = admission.without_groups(cube.access, self._groups)
+            self.strange_groups |= admission.groups_of(cube.access) - self._groups
+        if access is cube.access or access == cube.access:
+            return cube
+        return replace(cube, access=access) if governance.readers_of(access) else None
 
     def _given(self, id: str, entry: Entry) -> str:
         return admission.given_id(id, entry.owner, self._terms.publisher)
@@ -228,13 +292,20 @@ class Intake:
             entry = self.entries[cube.id]
             if not entry.lands:
                 continue
-            new = self._prepared(admission.taken_in(cube, entry.id, self._terms, self._name_here(cube)))
+            admitted = self._let_in(cube)
+            if admitted is None:
+                entry.lands = False
+                self.counts["read_by_unknown_groups"] += 1
+                continue
+            self.counts["grants_to_unknown_groups"] += admitted is not cube
+            new = self._prepared(admission.taken_in(admitted, entry.id, self._terms, self._name_here(admitted)))
             if entry.base and (self._terms.publisher or self._terms.owner not in (None, cube.access.owner)):
                 new = admission.with_access_of(new, self._found[cube.id].cube)
             if isinstance(new.payload, KVCache) and len(new.lineage) < len(cube.lineage):
                 entry.lands = False  # nobody could tell when they are outdated
                 self.counts["tensors_without_sources"] += 1
                 continue
+            self.sensitive = self.sensitive or bool(new.sensitivity)
             if not isinstance(new.payload, Text):
                 self.special[cube.id] = new
             cubes.append(new)
@@ -268,7 +339,7 @@ class Intake:
 
     def history(self, file: File, path: Path, seen: set[tuple[str, int]]) -> None:
         """Read a file of versions before. `seen`: ids and versions of the files read so far."""
-        where, kept = f"{self._url}: {file.path}", list[MemCube]()
+        where, kept, older = f"{self._url}: {file.path}", list[MemCube](), list[MemCube]()
         with pa.memory_map(str(path)) as mapped:
             for batch in rowfiles.read(mapped, rowfiles.VERSIONS, file.rows, where):
                 columns = (batch[n].to_pylist() for n in ("id", "version", "text", "record"))
@@ -282,25 +353,46 @@ class Intake:
                     if (id, version) in seen:
                         raise DumpRefused(f"{where}: version {version} of memory {id} is in it twice")
                     seen.add((id, version))
-                    if not entry.lands:
-                        continue
-                    if version == entry.base and not entry.proven:
-                        entry.proven = _says_the_same(cube, self._found[id].cube)
-                        if not entry.proven:
-                            entry.lands = False
-                            self.counts["diverged"] += 1
-                    elif version > entry.base:
-                        kept.append(admission.taken_in(cube, entry.id, self._terms, self._name_here(cube)))
+                    if version < entry.base:
+                        older.append(cube)
+                    elif version == entry.base:
+                        self._compare_with_here(cube, entry)
+                    elif entry.lands and (new := self._let_in(cube)) is not None:
+                        entry.proven = entry.proven or (entry.base > 0 and _is_same(cube, self._found[id].cube))
+                        self.sensitive = self.sensitive or bool(cube.sensitivity)
+                        kept.append(admission.taken_in(new, entry.id, self._terms, self._name_here(cube)))
                         entry.past = (*entry.past, version)
         if kept:
             self.past.append(self._kept_as(f"past-{len(self.past)}.arrow", tables.past(kept)))
+        self._look_back(older)
+
+    def _look_back(self, older: Sequence[MemCube]) -> None:
+        """Keep of versions that are older than what is here those that are not here, and compare the others where that is needed."""
+        if not older:
+            return
+        numbers = self._numbers()
+        there = {c.id: numbers.get(self.entries[c.id].id, ()) for c in older}
+        missing = [c for c in older if c.version not in there[c.id]]
+        unsure = {c.id for c in missing if self.entries[c.id].shared < c.version}
+        both = [c for c in older if c.id in unsure and c.version in there[c.id]]
+        before = self._before(sorted({self.entries[c.id].id for c in both})) if both else {}
+        for cube in both:
+            entry = self.entries[cube.id]
+            if cube.version > entry.shared and _says_the_same(cube, before[entry.id, cube.version]):
+                entry.shared = cube.version
+        self._keep_earlier(missing)
 
     def judge(self) -> None:
-        """Keep what is here where nothing proves that the dump's is what became of it: its version is none of the dump's."""
+        """Keep what is here where nothing proves that the dump's is what became of it: its version is none of the dump's. Of what is older
+        than what is here, take in what the dump and the store have one memory's later version in common of."""
         for entry in self.entries.values():
             if entry.lands and entry.base and not entry.proven:
                 entry.lands = False
                 self.counts["diverged"] += 1
+            if entry.earlier:
+                shared = entry.base if entry.lands else entry.shared
+                self.counts["earlier_versions_unproven"] += sum(v > shared for v in entry.earlier)
+                entry.earlier = tuple(v for v in entry.earlier if v <= shared)
 
     def replaced(self) -> list[MemCube]:
         """What is here and gets a newer version."""
@@ -311,7 +403,7 @@ class Intake:
         return any(
             (row.cube.version if (row := here.get(e.id)) is not None else 0) != e.base
             for e in self.entries.values()
-            if e.lands
+            if e.lands or e.earlier
         )
 
     def _kept_as(self, name: str, table: pa.Table) -> Path:
@@ -319,6 +411,11 @@ class Intake:
         with pa.OSFile(str(path), "wb") as out, pa.ipc.new_file(out, table.schema) as writer:
             writer.write_table(table)
         return path
+
+
+def _is_same(a: MemCube, b: MemCube) -> bool:
+    """Whether two versions, which need not have one number, are of one memory and say the same."""
+    return (a.created_at, a.origin.stored_at) == (b.created_at, b.origin.stored_at) and _says_the_same(a, b)
 
 
 def _says_the_same(a: MemCube, b: MemCube) -> bool:

@@ -23,6 +23,7 @@ from . import conditions, filters, keyed, lifecycle
 from .codec import checked_text
 from .embedding import Embedding
 from .errors import InvalidArgument
+from .fork import Refusing, watch
 from .governance import readers_of
 from .tables import Candidate, Vector
 from .types import Event, Hit, Item, MemCube, Namespace
@@ -39,7 +40,7 @@ _MARGIN, _GROWTH = 16, 4  # nearest memories asked for beyond the page, and by h
 _DIGITS = 6  # of a score that count: the rest differs with how many were scored at once
 
 
-class Items:
+class Items(Refusing):
     """The items of one store. Safe for many threads. Each actor has its own: what others share is found by `MemOS.search`."""
 
     def __init__(
@@ -51,6 +52,7 @@ class Items:
         clock: Callable[[], datetime],
         actor: str,
     ) -> None:
+        self.path = vault.path
         self._vault = vault
         self._writer = writer
         self._embedding = embedding
@@ -59,6 +61,7 @@ class Items:
         self._actor = actor
         self._last = 0
         self._whole = vault.db.transactions.whole
+        watch(self)
 
     # --- writing -------------------------------------------------------------------------------------------------------
 
@@ -85,13 +88,13 @@ class Items:
             changes = self._placed(keyed.changes(wanted, self._stored(wanted), now), now)
             self._embed(vectors, _new_texts(changes))
             known = [(c.old, c.new) for c in changes if c.old is not None]
-            self._vault.put(
+            put = self._vault.put(
                 [c.old for c in changes], [c.new for c in changes], [vectors[c.new.text] if c.says_new else None for c in changes]
             )  # fmt: skip
             self._tell(who, changes, now)
             self._writer.carry_on([o for o, _ in known], [n for _, n in known], who, spare={c.new.id for c in changes})
         self._upkeep.after_write()
-        stored = {c.new.id: c.new for c in changes}
+        stored = {cube.id: cube for cube in put}
         return [stored[d[0].id] for d in drafts]
 
     def delete(self, names: Iterable[keyed.Name], *, actor: str | None = None) -> int:
@@ -119,7 +122,7 @@ class Items:
         self._upkeep.after_write()
 
     def sweep(self, *, actor: str | None = None) -> int:
-        """Remove the actor's items whose time is over; how many. (`MemOS.tick` marks them, and keeps them.)"""
+        """Remove the actor's items whose time is over; how many. (`MemOS.tick` does so with all that is over, whoever owns it.)"""
         who, now = self._who(actor), self._clock()
         with self._vault.writing():
             rows = self._vault.rows(filters.all_of(_owned(who), _KEYED, f"NOT ({filters.current(now)})"))

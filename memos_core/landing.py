@@ -33,7 +33,7 @@ _JOURNAL = "landing/journal.json"
 @dataclass(frozen=True, slots=True)
 class Written:
     """A memory that lands: the version that is here before (0: none), its own, the versions before that come with it, who may read it,
-    and in words what did not come along."""
+    and in words what did not come along. If its own is the one that is here, only versions before it come."""
 
     id: str
     base: int
@@ -78,14 +78,19 @@ class Landing:
         self._landing = True
         try:
             cargo = self._read()
-            first = cargo.written[0]
-            there = self._vault.by_ids([first.id])
-            if there and there[0].cube.version == first.version:
+            if self._is_made(cargo.written[0]):
                 self._finish(cargo)
             else:
                 self._undo(cargo)
         finally:
             self._landing = False
+
+    def _is_made(self, first: Written) -> bool:
+        """Whether the commit is there at which what lands counts; `first` is the first of it."""
+        there = self._vault.by_ids([first.id])
+        if first.base == first.version:  # then nothing but versions before lands, which is one commit
+            return any(past.version == first.past[0] for past in self._vault.past(first.id)) and bool(there)
+        return bool(there) and there[0].cube.version == first.version
 
     def commit(
         self,
@@ -107,30 +112,36 @@ class Landing:
                 with self._vault.db.guarded("history"):
                     self._vault.db.table("history").add(pa.RecordBatchReader.from_batches(PAST, past()))
                 self._vault.db.committed("history")
-            name = self._vault.manifest.cubes
-            with self._vault.db.guarded("cubes"):
-                table = self._vault.db.cubes
-                batches = rows(table.version + 1)
-                reader = pa.RecordBatchReader.from_batches(cubes_schema(self._vault.manifest.dimension), batches)
-                if any(w.base for w in cargo.written):
-                    merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                    merge.execute(reader, on_bad_vectors="null")
-                else:
-                    table.add(reader)
-            self._vault.db.committed(name, len(cargo.written))
+            if any(w.base < w.version for w in cargo.written):
+                self._write_cubes(rows, cargo.written)
             if (inside := self._vault.db.transactions.inside) is not None:
                 inside.touched.update(w.id for w in cargo.written)
             self._finish(cargo)
         finally:
             self._landing = False
 
+    def _write_cubes(self, rows: Callable[[int], Iterator[pa.RecordBatch]], written: Sequence[Written]) -> None:
+        name = self._vault.manifest.cubes
+        with self._vault.db.guarded("cubes"):
+            table = self._vault.db.cubes
+            batches = rows(table.version + 1)
+            reader = pa.RecordBatchReader.from_batches(cubes_schema(self._vault.manifest.dimension), batches)
+            if any(0 < w.base < w.version for w in written):
+                merge = table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge.execute(reader, on_bad_vectors="null")
+            else:
+                table.add(reader)
+        self._vault.db.committed(name, sum(w.base < w.version for w in written))
+
     def _finish(self, cargo: Cargo) -> None:
         """What comes after the commit; done twice it is done once, but for events, which then tell of it twice."""
-        changed = [w for w in cargo.written if w.base]
+        changed = [w for w in cargo.written if 0 < w.base < w.version]
         if changed:
             new = {r.cube.id: r.cube for some in _batches([w.id for w in changed]) for r in self._vault.by_ids(some)}
             old = [next(c for c in self._vault.past(w.id) if c.version == w.base) for w in changed]
-            self._writer.carry_on(old, [new[w.id] for w in changed], cargo.who, spare={w.id for w in cargo.written})
+            self._writer.carry_on(
+                old, [new[w.id] for w in changed], cargo.who, spare={w.id for w in cargo.written if w.base < w.version}
+            )
         told = [
             (
                 Event(
@@ -145,7 +156,7 @@ class Landing:
                 w.readers,
             )
             for w in cargo.written
-            for version in (*w.past, w.version)
+            for version in (*w.past, *([w.version] if w.base < w.version else ()))
         ]
         for start in range(0, len(told), 20 * _SOME):
             events, readers = zip(*told[start : start + 20 * _SOME], strict=True)
@@ -156,12 +167,20 @@ class Landing:
 
     def _undo(self, cargo: Cargo) -> None:
         """Take back the versions before, which nobody has seen."""
-        bases = {w.id: w.base for w in cargo.written}
+        bases = {w.id: w.base for w in cargo.written if w.base < w.version}
+        earlier: dict[tuple[int, ...], list[str]] = {}
+        for w in cargo.written:
+            if below := tuple(v for v in w.past if v < w.base):
+                earlier.setdefault(below, []).append(w.id)
         table = self._vault.db.table("history")
         with self._vault.db.guarded("history"):
             for base in sorted(set(bases.values())):
                 for some in _batches([id for id, b in bases.items() if b == base]):
                     table.delete(filters.all_of(filters.one_of("id", some), f"version >= {base}"))
+            for versions, ids in sorted(earlier.items()):
+                for some in _batches(ids):
+                    listed = f"version IN ({', '.join(map(str, versions))})"
+                    table.delete(filters.all_of(filters.one_of("id", some), listed))
         self._vault.db.committed("history")
         self._files.remove([_JOURNAL])
 

@@ -1,6 +1,6 @@
 """What may leave a store in a dump: the words of each memory as a redaction leaves them, and which memories in other forms than text.
 
-Two redactions meet: the caller's own, a callable from text to text, and that of the store's `Sensitivity`, which asks who is given what.
+Two redactions meet: the caller's own, a callable from text to text, and the store's, which asks who is given what.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import grants
-from .sensitivity import Sensitivity
+from .redaction import Redaction
 from .types import MemCube, Text
 
 Redact = Callable[[str], str]
@@ -34,24 +34,26 @@ def as_said(redact: Redact) -> Leaving:
     return Leaving(words, lambda sources: ())
 
 
-def to_actor(sensitivity: Sensitivity, who: str) -> Leaving:
+def to_actor(redaction: Redaction, who: str) -> Leaving:
     """As an actor is given memories."""
 
     def forms(sources: Mapping[str, Sequence[MemCube]]) -> Collection[str]:
-        return [id for id, made in sources.items() if all(_is_shown_whole(sensitivity, who, c) for c in made)]
+        return [
+            id for id, made in sources.items() if all(redaction.is_raw(who, c) or redaction.is_plain(c) for c in made)
+        ]
 
-    return Leaving(lambda cube: sensitivity.shown(who, cube), forms)
+    return Leaving(lambda cube: redaction.leaving(who, cube), forms)
 
 
-def to_all_of(sensitivity: Sensitivity, readers: Collection[str]) -> Leaving | None:
+def to_all_of(redaction: Redaction, readers: Collection[str]) -> Leaving | None:
     """As all of some readers may be given memories; None if each of them is given them as they are."""
-    if all(grants.holds(sensitivity.raw, one) for one in readers):
+    if all(grants.holds(redaction.raw, one) for one in readers):
         return None
 
     def forms(sources: Mapping[str, Sequence[MemCube]]) -> Collection[str]:
-        return [id for id, made in sources.items() if not any(sensitivity.tagged(c).sensitivity for c in made)]
+        return [id for id, made in sources.items() if all(redaction.is_plain(c) for c in made)]
 
-    return Leaving(sensitivity.redacted, forms)
+    return Leaving(lambda cube: redaction.leaving(None, cube), forms)
 
 
 def both(first: Leaving | None, then: Leaving | None) -> Leaving | None:
@@ -61,10 +63,6 @@ def both(first: Leaving | None, then: Leaving | None) -> Leaving | None:
     return Leaving(
         lambda cube: then.words(first.words(cube)), lambda sources: set(first.forms(sources)) & set(then.forms(sources))
     )
-
-
-def _is_shown_whole(sensitivity: Sensitivity, who: str, cube: MemCube) -> bool:
-    return sensitivity.is_raw(who, cube) or not sensitivity.tagged(cube).sensitivity
 
 
 def _each(value: object, redact: Redact) -> object:

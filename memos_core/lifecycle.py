@@ -6,7 +6,7 @@ The paper names the states and contradicts itself on their number (arXiv 2507.03
     generated, activated, merged   live: searched, changed
     archived                       kept, found only by id; `restore` brings it back
     frozen                         live and readable, but unchangeable until unfrozen
-    expired                        its time is over; never returned
+    expired                        taken back by a rollback; never returned, until another rollback brings it back or a tick removes it
 
 `TRANSITIONS` is every change of state with what triggers it and what it does; `memosctl lifecycle` prints it.
 """
@@ -63,8 +63,9 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition("unfreeze", (State.FROZEN,), "before", "what its time, or a rule, says of it holds again"),
     Transition("unfreeze", KEPT, "same", "nothing"),
     Transition("share", (*KEPT, State.FROZEN), "same", "other readers and writers at once, and for what was made from it the fewer of both"),
-    Transition("tick after its time", KEPT, State.EXPIRED, "marked; it was returned to nobody since its time was over"),
-    Transition("delete, forget, retention", (*KEPT, State.EXPIRED), None, "gone with all versions and all that was made from it"),
+    Transition("rollback", KEPT, State.EXPIRED, "to before it was there: returned to nobody, and a rollback to when it was there brings it back"),
+    Transition("tick after its time", (*KEPT, State.EXPIRED), None, "gone as if deleted; it was returned to nobody since its time was over"),
+    Transition("delete, forget, retention, purge", (*KEPT, State.EXPIRED), None, "gone with all versions and all that was made from it; purge takes what is over or taken back"),
 )  # fmt: skip
 """Every change of state that there is. What is not here raises IllegalTransition, or NotFound for what has expired."""
 
@@ -129,6 +130,8 @@ def revise(
     new = cube if attributes is None else replace(cube, attributes={**known, **attributes})
     if text is not None:
         new = replace(new, payload=Text(_joined(cube.text, text, mode)))
+        if mode == "overwrite" and (attributes is not None or not cube.attributes):
+            new = replace(new, sensitivity=())  # nothing of what it held is left
     if mode == "merge" and cube.state is not State.MERGED:
         new = replace(new, state=_moved(cube, State.MERGED))
     return _next(new, now)
@@ -136,12 +139,11 @@ def revise(
 
 def replaced(old: MemCube, new: MemCube) -> MemCube:
     """The next version of a memory that its owner adds again under its key: all is as given now but what the engine keeps
-    (identity, creation, usage, priority, sensitivity)."""
+    (identity, creation, usage, priority)."""
     _require_unfrozen(old)
     state = State.GENERATED if old.state in (State.ARCHIVED, State.EXPIRED) else old.state
     kept = replace(
         new, version=old.version, state=state, created_at=old.created_at, usage=old.usage, priority=old.priority,
-        sensitivity=old.sensitivity,
     )  # fmt: skip
     return _next(kept, new.updated_at)
 
@@ -159,11 +161,17 @@ def restored(current: MemCube, past: MemCube, now: datetime) -> MemCube:
     _require_unfrozen(current)
     content = replace(
         current, payload=past.payload, kind=past.kind, semantic_type=past.semantic_type, tags=past.tags,
-        attributes=past.attributes, lineage=past.lineage,
+        attributes=past.attributes, lineage=past.lineage, sensitivity=tags_of(current, past),
     )  # fmt: skip
     if current.state is State.ARCHIVED:  # bringing it back is what was asked for
         content = replace(content, state=State.ACTIVATED, lifespan=replace(current.lifespan, valid_until=None))
     return _next(content, now)
+
+
+def tags_of(current: MemCube, past: MemCube) -> tuple[str, ...]:
+    """Of a memory that says again what it said, what is sensitive in it: what was found then, and, where it says that today, today."""
+    says_it_today = (current.payload, current.attributes) == (past.payload, past.attributes)
+    return tuple(sorted({*past.sensitivity, *(current.sensitivity if says_it_today else ())}))
 
 
 def with_access(cube: MemCube, access: Access, now: datetime) -> MemCube:
@@ -190,6 +198,7 @@ def fused(cube: MemCube, others: Sequence[MemCube], access: Access, now: datetim
     origin = replace(cube.origin, provenance=provenance([cube, *others]))
     new = replace(
         cube,
+        sensitivity=tuple(sorted({*cube.sensitivity, *(tag for other in others for tag in other.sensitivity)})),
         origin=origin,
         payload=Text(text),
         lineage=tuple(dict.fromkeys(links)),
@@ -211,11 +220,6 @@ def archive(cube: MemCube, now: datetime) -> MemCube:
         return cube
     _require_unfrozen(cube)
     return _next(replace(cube, state=_moved(cube, State.ARCHIVED)), now)
-
-
-def expire(cube: MemCube, now: datetime) -> MemCube:
-    """The next version, out of everything."""
-    return _next(replace(cube, state=_moved(cube, State.EXPIRED)), now)
 
 
 def freeze(cube: MemCube, now: datetime) -> MemCube:

@@ -11,25 +11,31 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
-from . import parcel, payloads, tables
+from . import filters, parcel, payloads, tables
 from .admission import Terms
 from .blobs import Blobs
 from .embedding import Embedding
 from .errors import AccessDenied, DumpRefused, OutOfMemory
-from .intake import Intake
+from .governance import readers_of
+from .grants import GROUP
+from .groups import is_free
+from .intake import Entry, Intake
 from .landing import Cargo, Landing, Written
-from .parcel import File, Parcel
+from .parcel import File, Group, Parcel
 from .places import Place
 from .rebuilds import Rebuild
+from .redaction import note_tags
+from .retention import RULE
 from .staging import bring, staging
 from .subscriptions import Uses
 from .tables import Row
 from .terms import Order, made_by, require_terms
 from .types import Kind, MemCube, Text
-from .vault import Vault
+from .vault import ALL, Vault
 
 _TRIES = 4  # how often what is ready is made anew because somebody wrote meanwhile; the last time nobody can
 _AT_ONCE = 20_000  # ids from which on the whole list of what is here is read instead of asking for each
@@ -46,7 +52,8 @@ class LoadReport:
     added, updated: memories that are new here, and that have a newer version now; `versions` came with them. kept: what was here in
     this version or a newer one; diverged: what was changed here and there, and stayed as it is here. vectors, embedded: vectors that
     were taken as they were, and made anew. payloads: tensors that came along. links_cut: sources that did not come along and are
-    not here. left_out: what did not come, with counts by reason. queued: adapters that `tick` distils anew; refused: those for which
+    not here. left_out: what did not come, with counts by reason; of `grants_to_unknown_groups`
+    the memories came, and the grants to groups that are not here, or not the same owner's, did not; `read_by_unknown_groups` are those that were read by nobody else. queued: adapters that `tick` distils anew; refused: those for which
     it cannot be done, with the reason. `dump` names what was loaded.
     """
 
@@ -90,14 +97,14 @@ class Loader:
         embedding: Embedding,
         landing: Landing,
         clock: Callable[[], datetime],
-        operator: str,
+        may_act_for_all: Callable[[str], bool],
     ) -> None:
         self._vault = vault
         self._blobs = blobs
         self._embedding = embedding
         self._landing = landing
         self._clock = clock
-        self._operator = operator
+        self._may_act_for_all = may_act_for_all
         self._uses = Uses(vault.db.site.files)
 
     def manifest(self, source: Place) -> Parcel:
@@ -149,7 +156,9 @@ class Loader:
         queued, refused = self._adapters(order, intake)
         with self._vault.writing():
             landing = {e.id: e for e in intake.entries.values() if e.lands}
-            if self._vault.rules.all() is not rules or intake.stale({r.cube.id: r for r in self._rows(list(landing))}):
+            looking_back = {e.id: e for e in intake.entries.values() if e.earlier}
+            there = {r.cube.id: r for r in self._rows(list(landing | looking_back))}
+            if self._vault.rules.all() is not rules or intake.stale(there) or self._came_meanwhile(looking_back):
                 return None
             held, size = sum(self._blobs.sizes().values()), sum(p.stat().st_size for p in blobs.values())
             if held + size > self._vault.db.policy.kv_disk_bytes:
@@ -157,17 +166,23 @@ class Loader:
                     f"{size:,} bytes of tensors do not fit beside {held:,} in Policy.kv_disk_bytes ({self._vault.db.policy.kv_disk_bytes:,})"
                 )
             readers = _readers(intake, landing)
+            if coming := self._rules_of(order, found):
+                self._vault.rules.put(coming)
             self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
+            note_tags(self._vault.rules, intake.sensitive)
             written = [
                 Written(
-                    e.id, e.base, e.version, tuple(sorted(e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
+                    e.id, e.base, e.version, tuple(sorted(e.earlier + e.past)), readers[e.id], _lacks(e.base, e.version, e.past)
                 )
                 for e in landing.values()
-            ]
+            ] + [
+                Written(e.id, e.base, e.base, tuple(sorted(e.earlier)), tuple(sorted(readers_of(there[e.id].cube.access))))
+                for e in looking_back.values() if not e.lands
+            ]  # fmt: skip
             if found.publication is not None and found.signature is not None:
                 self._uses.count(found.publication, found.signature["key"], brought.url)
             cargo = Cargo(order.who, self._clock(), order.verb, written, queued)
-            self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, landing), blobs)
+            self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, written), blobs)
             landed(
                 {
                     f: {e.id: e.version if e.lands else e.base for e in entries if e.lands or e.base}
@@ -175,11 +190,11 @@ class Loader:
                 }
             )
         counts = intake.counts
-        added = sum(not w.base for w in written)
+        added, updated = sum(not w.base for w in written), sum(0 < w.base < w.version for w in written)
         named = ("kept", "diverged", "embedded", "links_cut")
         vectors = sum(_count_vectors(p) for p in intake.rows)
         return LoadReport(
-            brought.url, parcel.identity(found), added, len(written) - added, counts["kept"], counts["diverged"],
+            brought.url, parcel.identity(found), added, updated, counts["kept"], counts["diverged"],
             sum(len(w.past) for w in written), max(0, vectors - counts["embedded"]), counts["embedded"], len(blobs), counts["links_cut"],
             sum(f.bytes for f in brought.wanted), {k: n for k, n in sorted(counts.items()) if n and k not in named},
             tuple(r.id for r in queued), tuple(refused), None if found.publication is None else found.publication.name,
@@ -187,12 +202,14 @@ class Loader:
 
     def _read(self, brought: _Brought) -> tuple[Intake, dict[str, list]]:  # type: ignore[type-arg]
         order, found, url = brought.order, brought.dump, brought.url
+        keep = self._vault.keeping(found.retention if self._is_whole(order, found) else {})
         here, end = self._vault.manifest, None if found.publication is None else found.publication.expires_at
         same = not order.stranger and made_by(found.embedder, here)
         publisher = found.signature["key"] if order.stranger and found.signature is not None else None
         intake = Intake(
             brought.folder, url, Terms(order.owner, end, publisher), here.dimension, here.dimension if same else None, self._here(found),
-            self._embedding, self._clock(), order.kinds, order.model, order.brought, self._vault.keeping(),
+            self._embedding, self._clock(), order.kinds, order.model, order.brought, lambda cube: keep(cube, None),
+            self._vault.past_versions, cache(self._numbers), self._known_groups(order, found),
         )  # fmt: skip
         by_file = {}
         for file in (f for f in brought.wanted if f.path.startswith("memories/")):
@@ -210,12 +227,42 @@ class Loader:
         return intake, by_file
 
     def _require_right(self, order: Order, intake: Intake) -> None:
-        """Only the owner of a memory, or who opened the store, may put it here in the owner's name."""
+        """Only the owner of a memory, or whoever may act for all, may put it here in the owner's name."""
         owners = {e.owner for e in intake.entries.values()}
-        if order.who != self._operator and (others := owners - {order.who}):
+        if not self._may_act_for_all(order.who) and (others := owners - {order.who}):
             raise AccessDenied(
                 f"{len(others)} others own memories of this dump, and {order.who!r} may not add memories in their names: load it without as_they_are"
             )
+
+    def _is_whole(self, order: Order, found: Parcel) -> bool:
+        """Whether a whole store comes in as it is, with its rules."""
+        return found.whole and order.owner is None and self._may_act_for_all(order.who)
+
+    def _coming_groups(self, order: Order, found: Parcel) -> dict[str, Group]:
+        """The groups that come along: with their owner, or with whoever may act for all. One whose name is taken here does not."""
+        if order.stranger:
+            return {}
+        for_all, here = order.owner is None and self._may_act_for_all(order.who), self._vault.rules.under(GROUP)
+        return {
+            name: group for name, group in found.groups.items()
+            if group.members is not None and (for_all or order.who == group.owner) and name not in here
+            and is_free(self._vault, name, group.owner)
+        }  # fmt: skip
+
+    def _known_groups(self, order: Order, found: Parcel) -> set[str]:
+        """The groups of a dump that are the same here, by name and owner, or will be."""
+        here = self._vault.rules.under(GROUP)
+        same = {n for n, group in found.groups.items() if n in here and here[n]["owner"] == group.owner}
+        return same | self._coming_groups(order, found).keys()
+
+    def _rules_of(self, order: Order, found: Parcel) -> dict[str, Any]:
+        """The rules that come along: groups, and of a whole store how long its owners' memories are kept, where nothing is said here."""
+        groups = self._coming_groups(order, found).items()
+        rules: dict[str, Any] = {GROUP + n: {"owner": g.owner, "members": list(g.members or ())} for n, g in groups}
+        if self._is_whole(order, found):
+            here = self._vault.rules.under(RULE)
+            rules |= {RULE + path: seconds for path, seconds in found.retention.items() if path not in here}
+        return rules
 
     def _here(self, found: Parcel) -> Callable[[Sequence[str]], Mapping[str, Row]]:
         """What is here of some ids. Where few are here, or many are asked for, the ids of all that is here are read once."""
@@ -232,6 +279,23 @@ class Loader:
             return {r.cube.id: r for r in self._vault.by_ids([i for i in ids if known is None or i in known])}
 
         return rows
+
+    def _numbers(self, ids: Collection[str] | None = None) -> dict[str, set[int]]:
+        """The versions before that are here, by memory; of some memories, or of all (None)."""
+        few = None if ids is None or len(ids) > _AT_ONCE else filters.one_of("id", ids)
+        with self._vault.db.guarded("history"):
+            query = self._vault.db.table("history").search()
+            query = query if few is None else query.where(few)
+            found = query.select(["id", "version"]).limit(ALL).to_arrow()
+        numbers: dict[str, set[int]] = {}
+        for id, version in zip(found["id"].to_pylist(), found["version"].to_pylist(), strict=True):
+            numbers.setdefault(id, set()).add(version)
+        return numbers
+
+    def _came_meanwhile(self, looking_back: Mapping[str, Entry]) -> bool:
+        """Whether versions that are to come in were brought by somebody else since they were found missing."""
+        numbers = self._numbers(looking_back.keys()) if looking_back else {}
+        return any(not numbers.get(id, set()).isdisjoint(e.earlier) for id, e in looking_back.items())
 
     def _rows(self, ids: Sequence[str]) -> list[Row]:
         if len(ids) > _AT_ONCE:
@@ -292,11 +356,13 @@ def _rows(intake: Intake, landing: Mapping[str, object], seq: int) -> Iterator[p
                 yield kept.set_column(at, kept.schema.field(at), pa.array([seq] * kept.num_rows, pa.int64()))
 
 
-def _past(intake: Intake, landing: Mapping[str, object]) -> Iterator[pa.RecordBatch]:
+def _past(intake: Intake, written: Sequence[Written]) -> Iterator[pa.RecordBatch]:
+    wanted = {w.id: frozenset(w.past) for w in written if w.past}
     for path in intake.past:
         with pa.memory_map(str(path)) as mapped:
             for batch in _batches(mapped):
-                yield _filtered(batch, landing)
+                rows = zip(batch["id"].to_pylist(), batch["version"].to_pylist(), strict=True)
+                yield batch.filter(pa.array([version in wanted.get(id, ()) for id, version in rows], pa.bool_()))
     if before := intake.replaced():
         yield from tables.past(before).to_batches()
 

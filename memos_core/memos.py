@@ -11,8 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from . import brief as briefs
-from . import filters, governance, lifecycle, reader
+from . import filters, fork, governance, lifecycle, reader
 from .adapters import AdapterTier
+from .audit import checked_keys
 from .blobs import Blobs
 from .bringing import Bringer
 from .codec import checked_attributes, checked_text
@@ -62,7 +63,7 @@ from .types import (
 )  # fmt: skip
 from .upkeep import Upkeep
 from .validate import (
-    checked_access,  # fmt: skip
+    checked_access,
     checked_actor,
     checked_actors,
     checked_end,
@@ -72,7 +73,7 @@ from .validate import (
     checked_policy,
     checked_tags,
     checked_word,
-)
+)  # fmt: skip
 from .vault import Vault
 from .working_set import Scope, WorkingSet
 from .writing import Writer
@@ -89,7 +90,7 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
+class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel, fork.Refusing):
     """Memories of many users in one store, by form, owner and time.
 
     Args:
@@ -101,13 +102,13 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             all-MiniLM-L6-v2. A store keeps to the embedder that it was made with.
         reader: a `Reader` that adds statements to the turns, such as `LLMReader`; None keeps the turns alone.
         model: a `LocalModel`, for `generate`, for keeping keys and values, and for adapters.
-        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; None: nothing.
+        sensitivity: what is looked for in memories, and left out for whom, see `Sensitivity`; the store records it. None: as recorded.
         distillation: how memories become adapters, see `Distillation`.
         policy: the numbers. schedule: those of the scheduler, which `tick` and `start` set to work.
         rates: what things cost on this machine; None measures it.
         actor: who acts where a verb names nobody.
         count_tokens: tokens of a text, for `brief`; None estimates.
-        clock: the time, in UTC.
+        clock: the time, in UTC. audit_key: 32 secret bytes or more that the log is signed with, or several such keys, newest first; others may read. See `verify`.
 
     Safe for many threads. `path` is where it lives, `closed` whether it was closed. Raises StoreError at opening: see `errors`.
 
@@ -134,6 +135,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         actor: str = "local",
         count_tokens: Callable[[str], int] = briefs.estimate_tokens,
         clock: Callable[[], datetime] = _utc_now,
+        audit_key: bytes | Sequence[bytes] | None = None,
     ) -> None:
         if reader is not None and not callable(getattr(reader, "read", None)):
             raise InvalidArgument(f"reader: an object with a method read is needed, not {type(reader).__name__}")
@@ -145,8 +147,9 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         checked_schedule(schedule, clock(), rates=rates)
         self._count_tokens = count_tokens
         self._clock = clock
+        given = checked_sensitivity(sensitivity)
         place = site(path, policy, storage_options)
-        self._vault = Vault(place, policy, self._embedding.manifest)
+        self._vault = Vault(place, policy, self._embedding.manifest, checked_keys(audit_key))
         self._blobs = blobs = Blobs(place.files)
         blobs.inside = lambda: self._vault.db.transactions.inside
         self._writer = Writer(self._vault, blobs, self._embedding, clock)
@@ -156,8 +159,10 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         landing = Landing(self._vault, blobs, self._writer, self._adapters.rebuilds)
         try:
             self._embedding.bind(self._vault.manifest, self._vault.path)
+            self._vault.ledger.settle(self._actor, clock())
             landing.settle()
             self._upkeep.repair(clock())
+            self._set_up_redaction(given, self._actor)
         except BaseException:
             self._vault.close()
             raise
@@ -167,31 +172,26 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._statements = None if reader is None else Statements(reader, self._writer, self.search, clock)
         self._tiers = Tiers(self._vault, blobs, self._writer, derived, policy, clock)
         self._dumper = Dumper(self._vault, blobs, clock)
-        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._actor)
+        self._loader = Loader(self._vault, blobs, self._embedding, landing, clock, self._may_act_for_all)
         self._subscriptions = Subscriptions(place.files)
         self._memstore = MemStore(
             self._vault, self._writer, self._dumper, self._loader, self._embedding, self._subscriptions, clock
         )
         self._model = model
         self._distillation = distillation
-        self._sensitivity = checked_sensitivity(sensitivity)
-        if sensitivity is not None:
-            self._vault.tagged = sensitivity.tagged
-            self._writer.shows = lambda who, cubes: all(
-                sensitivity.is_raw(who, c) or not sensitivity.tagged(c).sensitivity for c in cubes
-            )
         self._duplicates = Duplicates(self._vault, self._writer, self._embedding, clock)
         self._set_up_scheduler(schedule, rates)
         if model is not None:  # what ticks put beside it goes with its memories too, though nobody asks anything
             self._writer.forget = lambda ids: self._answers().forget(ids)
         self._items = Items(self._vault, self._writer, self._embedding, self._upkeep, clock, self._actor)
         self._another = partial(
-            type(self), embed=self._embedding.embedder, reader=reader, model=model, sensitivity=sensitivity, distillation=distillation, policy=policy,
-            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock,
+            type(self), embed=self._embedding.embedder, reader=reader, model=model, distillation=distillation, policy=policy,
+            schedule=schedule, rates=rates, actor=actor, count_tokens=count_tokens, clock=clock, audit_key=audit_key,
         )  # fmt: skip
         self._time_machine = TimeMachine(self._vault, self._writer, self._embedding, clock)
         self._bringer = Bringer(self._vault, self._writer, self._embedding, self._items, clock)
         self.path, self.closed = self._vault.path, False
+        fork.watch(self)
 
     @property
     def items(self) -> Items:
@@ -220,7 +220,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
 
         Args:
             content: a string, a message (mapping with role and content, optionally name, id and timestamp), or a
-                sequence of either, which is a conversation. A conversation without `session` gets one of its own. Turns
+                sequence of either: a conversation, which without `session` gets one of its own. Of parts the text is taken; "[image]" or
+                the like stands for others; messages that only call tools are left out; an event says what. Turns
                 added one by one need an id or a timestamp, or the same words twice in a row are taken for a repeated call.
             namespace: the address; the permission is `access`.
             key: the caller's name for one memory; if it exists under this owner and namespace, this is its new version.
@@ -236,8 +237,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         """
         who, where = self._who(actor), checked_namespace(namespace)
         shared = checked_access(access, str(who))
-        self._groups.require_known(shared.readers | shared.writers, who)
-        turns = reader.turns(content, reader.aware(occurred_at, "occurred_at"))
+        self._groups.require_known(shared.readers | shared.writers | (shared.within or frozenset()), who)
+        turns, left_out = reader.heard(content, reader.aware(occurred_at, "occurred_at"))
         now = self._clock()
         draft = MemCube(
             id="", version=1, kind=Kind.PLAINTEXT, state=State.GENERATED, namespace=where, payload=Text(""),
@@ -255,8 +256,9 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
             stored, fresh = self._writer.add_turns(draft, turns)
             if fresh and self._statements is not None:
                 stored = stored + self._statements.of(who, draft, fresh)
+        self._writer.tell_left_out(who, now, left_out)
         self._upkeep.after_write()
-        return [self._vault.tagged(cube) for cube in stored]
+        return stored
 
     def update(
         self,
@@ -280,9 +282,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
     def restore(self, id: str, version: int, *, actor: str | None = None) -> MemCube:
         """Make a new version with the content of an old one; access and state stay as they are today."""
         version = checked_number(version, "version")
-        past = self._inquiry.get(
-            self._who(actor), checked_id(id), version
-        )  # as it is: nothing is left out of what is stored
+        # as it is: nothing is left out of what is stored
+        past = self._inquiry.get(self._who(actor), checked_id(id), version)
         return self._change(
             id, actor, "restore", governance.require_write, lambda cube: lifecycle.restored(cube, past, self._clock())
         )
@@ -300,7 +301,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         self._groups.require_known(may_read | may_write, who)
         changed = self._writer.share(checked_id(id), who, may_read, may_write)
         self._upkeep.after_write()
-        return self._vault.tagged(changed)
+        return changed
 
     def archive(self, id: str, *, actor: str | None = None) -> MemCube:
         """Take out of search, and keep: found by its id. Owner only."""
@@ -346,15 +347,13 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         start, end = reader.aware(since, "since"), reader.aware(until, "until")
         if start is not None and end is not None and start >= end:
             raise InvalidArgument(f"since, until: {start.isoformat()} is not before {end.isoformat()}")
-        narrowed = (
-            filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter)) or None
-        )
+        narrowed = filters.all_of(filters.happened(start, end), filters.of_kinds(kinds), filters.matching(filter))
         where, now = checked_namespace(namespace, root=True), self._clock()
         self._require_open()
 
         def found(question: Question) -> tuple[str, list[Hit]]:
             who = self._who(actor)  # in the same reading: the manifest is looked at once for all of it
-            return who, self._working_set.search(Scope.of(who, where), question, k, narrowed, now)
+            return who, self._working_set.search(Scope.of(who, where), question, k, narrowed or None, now)
 
         with self._going_first():
             return self._found(query, now, found)
@@ -365,7 +364,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         )
         who, hits = self._whole(lambda: found(question))
         self._upkeep.count(hits, now)
-        return [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits] if self._sensitivity else hits
+        return hits if self._sensitivity is None else [replace(hit, cube=self._shown(who, hit.cube)) for hit in hits]
 
     def brief(
         self,
@@ -380,6 +379,7 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         `max_tokens`, in an order that changes as little as possible from question to question.
 
         Args:
+            max_tokens: of the text. If it is small, frame and best memory are cut; InvalidArgument if nothing known fits.
             leave_out: memories that the model sees anyway, such as turns that are still in its context.
         """
         return self._recalled(query, namespace, actor, max_tokens, leave_out)[0]
@@ -441,7 +441,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         window = (reader.aware(since, "since"), reader.aware(until, "until"))
         who, most = self._who(actor), checked_number(limit, "limit")
         events = self._whole(lambda: self._inquiry.log(who, wanted, window, most))
-        return [self._sensitivity.told(who, e) for e in events] if self._sensitivity else events
+        redaction = self._sensitivity
+        return events if redaction is None else [redaction.told(who, e) for e in events]
 
     def stats(self, *, actor: str | None = None) -> Stats:
         """Counts over what the actor may read."""
@@ -453,7 +454,8 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
 
     def close(self) -> None:
         """Stop the scheduler, write down buffered usage and let go of the store. Twice is once."""
-        if self.closed:
+        if self.closed or self._is_left_behind:  # in a fork there is nothing to let go of: it is the parent's
+            self.closed = True
             return
         try:
             self.stop()
@@ -494,4 +496,4 @@ class MemOS(Forms, Exchange, Trust, Ticking, Seeing, TimeTravel):
         who = self._who(actor)
         changed = self._writer.change(checked_id(id), who, verb, require, make)
         self._upkeep.after_write()
-        return self._shown(who, self._vault.tagged(changed))
+        return self._shown(who, changed)

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from . import filters, timeline
+from . import filters, grants, timeline
+from .admission import groups_of
 from .errors import Conflict
 from .governance import readers_of
 from .tables import Row, Vector
@@ -62,6 +63,7 @@ def merged(
             there = ours.by_ids([id])  # an earlier one may have taken it along
             writer.remove(there, tried.actors[id], now)
         new = [_squashed(r.cube, tried, now) for id, r in sorted(tried.rows.items()) if id not in tried.left]
+        _require_same_groups(ours, theirs, new)
         old = [mine[c.id].cube if c.id in mine else None for c in new]
         vectors: Sequence[Vector | None] = [tried.rows[c.id].vector for c in new]
         ours.put(old, new, vectors)
@@ -112,6 +114,16 @@ def _require_unchanged(ours: Vault, theirs: Vault, mine: Mapping[str, Row], trie
     if clashes:
         named = ", ".join(sorted(clashes)[:_NAMED])
         raise Conflict(f"{len(clashes)} memories changed in the store since the branch began, among them {named}")
+
+
+def _require_same_groups(ours: Vault, theirs: Vault, new: Sequence[MemCube]) -> None:
+    """Raise Conflict for a grant to a group that was made on the branch: here its name is nobody's yet, or somebody else's."""
+    here, there = ({n: g["owner"] for n, g in vault.rules.under(grants.GROUP).items()} for vault in (ours, theirs))
+    for cube in new:
+        if strange := sorted(n for n in groups_of(cube.access) if n in there and here.get(n) != there[n]):
+            raise Conflict(
+                f"memory {cube.id} is shared with group {strange[0]!r}, which was made on the branch: make it here first, or share otherwise"
+            )
 
 
 def _versions(vault: Vault, ids: Sequence[str]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from . import alteration, attention, constraint, prompt, rotation
 from .devices import device_of, dtype_of
 from .errors import ContextTooLong, InvalidArgument, ModelUnavailable, OutOfMemory, Unsupported
 from .fingerprint import fingerprint
+from .fork import Refusing, watch
 from .prompt import Prompt
 from .requests import Requests
 from .room import Memory, empty, over
@@ -30,8 +31,12 @@ from .shelf import Shelf
 from .snapshots import Snapshots
 
 
-class Network:
+class Network(Refusing):
     """What `LocalModel` answers with, and everything else that runs tokens; its arguments are `LocalModel`'s."""
+
+    _refusal = (
+        "the threads that it computes with do not survive a fork, and a GPU cannot be used in one. Load it in the child"
+    )
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Network:
         for argument, value in (("cache_bytes", cache_bytes), ("host_cache_bytes", host_cache_bytes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InvalidArgument(f"{argument}: a number of bytes is needed, not {value!r}")
+        watch(self)
         self.name = name
         self.network = network.to(device).eval()
         weakref.finalize(self, attention.borrow(self.network)).atexit = False

@@ -21,7 +21,9 @@ cube's record (`payload`), and which files belong to it is found by its blob's n
 The manifest is one JSON object: `format` ("memos-dump") and `version`; `schema` of the records; `made_at`; `embedder` (fingerprint,
 dimension and, for one without a fingerprint, how it embeds a fixed sentence); `counts` of memories, versions, vectors and payloads;
 `redacted`, whether texts went through a redaction; `left_out`, what was asked for and is not in it, with counts; `files`, each with path,
-bytes, SHA-256 and rows; `key`, what each file was made from; and, if it was published, `publication` and `signature`.
+bytes, SHA-256 and rows; `key`, what each file was made from; if it was published, `publication` and `signature`; and, if there are any,
+`groups` that the memories' grants name, by name, each with its owner and, where who dumped it may say, its members; of a dump of a whole
+store `whole`, and `retention`, its owners' rules, in seconds by owner and namespace.
 """
 
 from __future__ import annotations
@@ -34,8 +36,10 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
-from .errors import DumpRefused
+from .errors import DumpRefused, InvalidArgument
+from .filters import decode_namespace, encode_namespace
 from .types import SCHEMA
+from .validate import checked_actor, checked_actors, checked_word
 
 FORMAT, VERSION = "memos-dump", 1
 MANIFEST = "memos.json"
@@ -90,6 +94,14 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
+class Group:
+    """A group that grants name: who owns it, and who is in it; None where who dumped it is not to say."""
+
+    owner: str
+    members: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parcel:
     """What the manifest of a dump says."""
 
@@ -102,6 +114,9 @@ class Parcel:
     left_out: Mapping[str, int] = field(default_factory=dict)
     publication: Publication | None = None
     signature: Mapping[str, str] | None = None
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    whole: bool = False
+    retention: Mapping[str, float] = field(default_factory=dict)
 
     def named(self, folder: str) -> list[File]:
         """The files in one of its folders."""
@@ -113,6 +128,9 @@ def body(parcel: Parcel) -> bytes:
     said = asdict(parcel)
     said |= {"format": FORMAT, "version": VERSION, "made_at": parcel.made_at.isoformat()}
     del said["signature"]
+    for name in ("groups", "whole", "retention"):
+        if not said[name]:
+            del said[name]
     if parcel.publication is None:
         del said["publication"]
     else:
@@ -174,7 +192,7 @@ def read(text: bytes, where: str) -> Parcel:
         found = _parcel(said)
     except DumpRefused:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, InvalidArgument) as error:
         raise DumpRefused(f"{where}: its manifest cannot be read: {type(error).__name__}: {error!s:.200}") from None
     return _agreeing(found, where)
 
@@ -194,7 +212,36 @@ def _parcel(said: dict[str, Any]) -> Parcel:
         files=tuple(_file(f) for f in _list(said["files"])), schema=said["schema"], redacted=bool(said["redacted"]), left_out=_counts(said["left_out"]),
         publication=None if said.get("publication") is None else _publication(said["publication"]),
         signature=None if signature is None else {"key": signature["key"], "value": signature["value"]},
+        groups={_group_name(n): _group(g) for n, g in said.get("groups", {}).items()}, whole=said.get("whole", False) is True,
+        retention={_rule(n): _seconds(s) for n, s in said.get("retention", {}).items()},
     )  # fmt: skip
+
+
+def _group_name(name: str) -> str:
+    if not name.strip() or name.startswith("group:"):
+        raise ValueError(f"{name!r:.100} is no name of a group")
+    return checked_word(name, "groups") or ""
+
+
+def _group(said: Any) -> Group:
+    members = said["members"]
+    if members is not None:
+        members = tuple(str(checked_actor(m)) for m in sorted(checked_actors(_list(members), "members")))
+    return Group(checked_actor(said["owner"]), members)
+
+
+def _rule(path: str) -> str:
+    labels = decode_namespace(path)
+    if not labels or not all(labels) or encode_namespace(labels) != path:
+        raise ValueError(f"{path!r:.100} is no owner and namespace")
+    checked_actor(labels[0])
+    return path
+
+
+def _seconds(said: Any) -> float:
+    if isinstance(said, bool) or not isinstance(said, int | float) or not 0 < said < 2**40:
+        raise ValueError(f"{said!r:.50} is no number of seconds")
+    return float(said)
 
 
 def _file(said: Any) -> File:

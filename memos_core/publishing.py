@@ -6,6 +6,7 @@ folder; the files of the version before stay until the next, for those who are p
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,18 +27,24 @@ from .types import PUBLIC, Kind, State
 from .vault import Vault
 from .writing import Writer
 
+log = logging.getLogger("memos_core")
+
 Brought = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A publication at a target: its terms, who signed it (a public key), how many memories and bytes it has, and when it was made."""
+    """A publication at a target: its terms, who signed it (a public key), how many memories and bytes it has, and when it was made.
+
+    refused: why it cannot be loaded, if it was damaged or tampered with: then nothing of it is known but its name.
+    """
 
     terms: Publication
     key: str
     memories: int
     bytes: int
-    made_at: datetime
+    made_at: datetime | None
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class MemStore:
         return self._dumper.dump(wanted, place, redact=redact, progress=progress, finish=finish)
 
     def offers(self, target: Place) -> list[Offer]:
-        """What is published at a target and signed by whom it says. What is none is passed over."""
+        """What is published at a target, signed by whom it says, or refused. A folder that holds no publication is passed over."""
         found = []
         for name in target.folders():
             try:
@@ -112,7 +119,10 @@ class MemStore:
                 if there.publication is None or there.signature is None or there.publication.name != name:
                     continue
                 signing.require_signed(parcel.body(there), there.signature, name)
-            except DumpRefused:
+            except DumpRefused as error:
+                if target.below(name).size(parcel.MANIFEST) is not None:
+                    log.warning("publication %s: %s", name, error)
+                    found.append(Offer(Publication(name, 0), "", 0, 0, None, refused=str(error)))
                 continue
             size = sum(f.bytes for f in there.files)
             found.append(
@@ -134,8 +144,14 @@ class MemStore:
         reports = []
         for subscription in asked:
             target = Place(subscription.target)
-            for offer in self._matching(subscription, self.offers(target)):
+            offers = self.offers(target)
+            for name in sorted(subscription.pulled.keys() - {o.terms.name for o in offers}):
+                gone = f"{target.below(name).url} holds no publication any more; what it brought stays"
+                reports.append(PullReport(name, subscription.pulled[name].number, 0, 0, refused=gone))
+            for offer in self._matching(subscription, offers):
                 try:
+                    if offer.refused is not None:
+                        raise DumpRefused(offer.refused)
                     report = self._pull(subscription, target, offer, model, progress)
                 except DumpRefused as error:
                     report = PullReport(offer.terms.name, offer.terms.number, 0, 0, refused=str(error))
@@ -144,6 +160,8 @@ class MemStore:
         return sorted(reports, key=lambda r: r.name)
 
     def _matching(self, wanted: Subscription, offers: Sequence[Offer]) -> list[Offer]:
+        if refused := [o for o in offers if o.refused is not None]:  # what it was about is not known any more
+            return [*refused, *self._matching(wanted, [o for o in offers if o.refused is None])]
         found = [o for o in offers if not wanted.tags or not set(wanted.tags).isdisjoint(o.terms.tags)]
         if wanted.like is None or not found:
             return found

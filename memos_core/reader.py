@@ -6,19 +6,22 @@ Knows messages, prompts and dates; knows no store. The verbatim turns are always
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from .codec import checked_text
+from .content_parts import CALLS, content_of, fields_of
 from .errors import InvalidArgument
 from .types import Draft, Link, MemCube, Reading
 from .words import STOP, tokenize
 
-ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "system": "system",
-         "developer": "system", "tool": "tool"}  # fmt: skip
+ROLES = {"user": "user", "human": "user", "assistant": "assistant", "ai": "assistant", "model": "assistant", "chatbot": "assistant",
+         "system": "system", "developer": "system", "tool": "tool", "function": "tool"}  # fmt: skip
 TYPES = ("fact", "preference", "event")
+_CONTENTS = ("content", "parts", "blocks")  # where the frameworks have what a message says
 _STARTS = 8  # brackets at which the JSON of an answer may begin
 _WINDOW = 12  # turns put before a model at once: enough for references to resolve, small enough for a small model
 
@@ -35,22 +38,39 @@ class Turn:
 
 
 def turns(content: Any, occurred_at: datetime | None = None) -> list[Turn]:
-    """A string, a message or a sequence of either, checked, in order.
+    """A string, a message or a sequence of either, checked, in order; see `heard`."""
+    return heard(content, occurred_at)[0]
+
+
+def heard(content: Any, occurred_at: datetime | None = None) -> tuple[list[Turn], str]:
+    """The turns in a string, a message or a sequence of either, in order; and what was left out of them, in words, or "".
 
     A message is a mapping with `role` and `content`, and optionally `name` (who speaks), `id` and `timestamp` (aware
-    datetime or ISO 8601 with an offset; `occurred_at` stands in where it is missing). Raises InvalidArgument naming the place.
+    datetime or ISO 8601 with an offset; `occurred_at` stands in where it is missing). A content is text or a list of parts: their
+    text is taken, and a note such as "[image]" stands for what is no text. Messages of a conversation that say nothing (calls of tools,
+    thoughts, empty ones) are left out. Raises InvalidArgument naming the place, also if nothing is left.
     """
     when = aware(occurred_at, "occurred_at")
+    content = fields_of(content)
     if isinstance(content, str | Mapping):
-        return [_turn(content, "content", when)]
+        return _told([_turn(content, "content", when)])
     if not isinstance(content, Iterable) or isinstance(content, bytes):
         raise InvalidArgument(
             f"content: text, a message or a sequence of either is needed, not {type(content).__name__}"
         )
-    found = [_turn(item, f"content[{i}]", when) for i, item in enumerate(content)]
+    found = [_turn(fields_of(item), f"content[{i}]", when) for i, item in enumerate(content)]
     if not found:
         raise InvalidArgument("content: there is nothing in it")
-    return found
+    return _told(found)
+
+
+def _told(found: Sequence[tuple[Turn | None, Counter[str]]]) -> tuple[list[Turn], str]:
+    kept = [turn for turn, _ in found if turn is not None]
+    kinds: Counter[str] = sum((kinds for _, kinds in found), Counter())
+    words = ", ".join(f"{number} x {kind}" for kind, number in sorted(kinds.items()))
+    if not kept:
+        raise InvalidArgument(f"content: there is no text in it, nothing can be stored (it holds {words})")
+    return kept, words
 
 
 def aware(moment: Any, argument: str) -> datetime | None:
@@ -74,21 +94,61 @@ def aware(moment: Any, argument: str) -> datetime | None:
         raise InvalidArgument(f"{argument}: {moment.isoformat()} is outside the years 1 to 9999 in UTC") from None
 
 
-def _turn(item: Any, where: str, occurred_at: datetime | None) -> Turn:
+def _turn(item: Any, where: str, occurred_at: datetime | None) -> tuple[Turn | None, Counter[str]]:
+    """The turn in an item, if it says something, and what of it is not text, by kind."""
     if isinstance(item, str):
-        return Turn(_text(item, where), occurred_at=occurred_at)
+        return Turn(_text(item, where), occurred_at=occurred_at), Counter()
     if not isinstance(item, Mapping):
         raise InvalidArgument(f"{where}: text or a message with role and content is needed, not {type(item).__name__}")
-    role = item.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise InvalidArgument(f"{where}: role {role!r} is none of {', '.join(sorted(ROLES))}")
+    if item.get("role") is None and (other := _without_role(item)) is not None:
+        item = other
+        if "role" not in item:
+            return None, content_of([item], where).left_out
+    role = _role(item)
+    if role is None:
+        raise InvalidArgument(f"{where}: role {item.get('role')!r} is none of {', '.join(sorted(ROLES))}")
+    said = content_of(next((item[n] for n in _CONTENTS if item.get(n) is not None), None), f"{where}.content")
+    left_out, text = said.left_out.copy(), said.text
+    if calls := sum(_many(item.get(name)) for name in CALLS):
+        left_out["call of a tool"] += calls
+    if not text.strip() and isinstance(item.get("refusal"), str):
+        text = item["refusal"]
+    if not text.strip() and isinstance(item.get("audio"), Mapping):  # an answer that was spoken
+        spoken = content_of([{"type": "audio", **item["audio"]}])
+        text, left_out = spoken.text, left_out + spoken.left_out
+    if not text.strip() and said.results:  # a message that only brings results of tools, whoever it is put down to
+        role, text = "tool", said.results
+        del left_out["tool result"]
+    if not text.strip():
+        return None, left_out or Counter({"empty message": 1})
     return Turn(
-        _text(item.get("content"), f"{where}.content"),
-        role=ROLES[role],
+        _text(text, f"{where}.content"),
+        role=role,
         speaker=_label(item.get("name"), f"{where}.name"),
         message_id=_label(item.get("id"), f"{where}.id"),
         occurred_at=aware(item.get("timestamp"), f"{where}.timestamp") or occurred_at,
-    )
+    ), left_out
+
+
+def _role(item: Mapping[str, Any]) -> str | None:
+    role = item.get("role")
+    return ROLES.get(str(getattr(role, "value", role)).lower()) if isinstance(role, str) else None
+
+
+def _without_role(item: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """An item that names a type instead of a role: a message of LangChain's, a result of a tool or another item of OpenAI's Responses."""
+    kind = item.get("type")
+    if not isinstance(kind, str):
+        return None
+    if kind in ROLES:
+        return {**item, "role": kind}
+    if kind.endswith("call_output"):
+        return {"role": "tool", "content": item.get("output")}
+    return item if kind == "reasoning" or kind.endswith("_call") else None
+
+
+def _many(calls: Any) -> int:
+    return len(calls) if isinstance(calls, Sequence) and not isinstance(calls, str) else int(bool(calls))
 
 
 def _text(value: Any, where: str) -> str:

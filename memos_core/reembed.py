@@ -12,6 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 from . import filters, lifecycle
+from .audit import checked_keys
 from .embedding import Embedding, spoken
 from .errors import NotAStore, StoreUnavailable
 from .manifest import Manifest
@@ -31,13 +32,14 @@ def reembed(
     storage_options: Mapping[str, str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     policy: Policy = Policy(),
+    audit_key: bytes | Sequence[bytes] | None = None,
 ) -> int:
-    """Rebuild all vectors with `embed` (it, path and storage_options as for `MemOS`); how many memories there are, or 0 if it is the store's embedder.
+    """Rebuild all vectors with `embed` (it, path, storage_options and audit_key as for `MemOS`); how many memories there are, or 0 if it is the store's embedder.
 
     Requests of other processes go on until the switch; from then on they get EmbedderMismatch until they open the store anew.
 
     Raises:
-        NotAStore: there is no store at the path. StoreUnavailable: another process is re-embedding it.
+        NotAStore: there is no store at the path. StoreUnavailable: another process is re-embedding it. AuditKeyRequired.
     """
     place = site(path, policy, storage_options)
     if not place.holds_store():
@@ -45,8 +47,9 @@ def reembed(
     embedding = Embedding(embed)
     target = embedding.manifest()
     turn = place.turn("reembed")
-    vault = Vault(place, policy, embedding.manifest)
+    vault = Vault(place, policy, embedding.manifest, checked_keys(audit_key))
     try:
+        vault.ledger.require_key()
         turn.acquire(0)
         embedding.bind(target, vault.path)
         return 0 if embedding.made(vault.manifest) else _fill_and_switch(vault, embedding, target, progress, turn)

@@ -27,7 +27,7 @@ class Carried:
 
 @dataclass(frozen=True, slots=True)
 class TickReport:
-    """What a tick did: usage records written, memories expired, whether the tables were compacted, and what became of each move of the
+    """What a tick did: usage records written, memories removed because their time was over, whether the tables were compacted, and what became of each move of the
     plan."""
 
     at: datetime

@@ -31,6 +31,16 @@ class Rules:
         if not self._there:  # the store was made by an earlier version
             db.when_free(lambda: db.make("rules"))
 
+    @property
+    def path(self) -> str:
+        """Where their store is."""
+        return self._db.path
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """Every rule, as it was read last: the object that `all` returned."""
+        return self._known
+
     def all(self) -> Mapping[str, Any]:
         """Every rule, as it is now. Raises Damaged for one that is not what was written."""
         with self._db.guarded("rules"):

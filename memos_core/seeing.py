@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from . import filters
 from .census import made_for
 from .inquiry import Inquiry
+from .redaction import Redaction
 from .reports import Overview, Standing, Why
 from .scheduler import Scheduler
 from .telemetry import Telemetry
@@ -37,6 +38,8 @@ class Seeing:
     if TYPE_CHECKING:
 
         def _who(self, actor: str | None) -> str: ...
+        @property
+        def _sensitivity(self) -> Redaction | None: ...
 
     def why(self, id: str, *, actor: str | None = None) -> Why:
         """Why a memory is held as it is: the last decisions about it and about what was made from it, and how it stands with the actor's
@@ -85,7 +88,11 @@ class Seeing:
 
     def _decisions(self, who: str, where: str, most: int) -> list[Event]:
         scope = f"actor = {filters.literal(who)} OR {filters.readable_by(who)}"
-        return self._vault.events(filters.all_of(scope, where, filters.one_of("verb", _VERBS)), most)
+        events, redaction = (
+            self._vault.events(filters.all_of(scope, where, filters.one_of("verb", _VERBS)), most),
+            self._sensitivity,
+        )
+        return events if redaction is None else [redaction.told(who, e) for e in events]
 
     def _used(self, who: str) -> list[Used]:
         return self._upkeep.uses.by(who)

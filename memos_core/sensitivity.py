@@ -1,21 +1,22 @@
 """What in a text is nobody else's business: finding it, saying so in a memory's header, and leaving it out of what is handed out.
 
 Found are what can be checked by its form: e-mail addresses, telephone numbers (libphonenumber's own matcher), payment cards (Luhn), bank
-accounts (IBAN check digits), US social security numbers and IP addresses (python-stdnum and the standard library). Names, addresses of
-houses and what somebody spells out are not: see the figures in the README. Any other detector is a callable from a text to findings.
+accounts (IBAN check digits), US social security numbers and IP addresses (python-stdnum and the standard library); API keys, private keys and
+passwords (`credentials`). Names, addresses of houses and what somebody spells out are not: see the figures in the README. Any other detector
+is a callable from a text to findings. What a store records of all this, and what it does for a program that gives none, is `redaction`'s.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import grants
+from . import credentials
 from .errors import InvalidArgument, MissingPackage
-from .types import Event, MemCube, Text
+from .validate import checked_actors
 
 _EMAIL = re.compile(r"(?<![\w.+-])[\w.+'-]+@(?:[\w-]+\.)+[^\W\d_]{2,}", re.UNICODE)
 _CARD = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
@@ -42,52 +43,27 @@ Detector = Callable[[str], Sequence[Finding]]
 class Sensitivity:
     """What is looked for, and who is given it.
 
-    detect: finds it in a text. raw: grants of those who are given memories as they are, besides their owner; everybody else is given
-    them with each finding replaced by its kind in brackets. Where words cannot be replaced (keys and values, adapters), they are given
-    nothing that was made from memories with findings.
+    detect: finds it in a text. raw: grants of those who are given memories as they are, besides their owner; None: whom the store names,
+    which in a new one is nobody. Everybody else is given them with each finding replaced by its kind in brackets. Where words cannot be
+    replaced (keys and values, adapters), they are given nothing that was made from memories with findings.
+
+    A store records that it was opened with one: from then on it holds for every program, also for those that give none. The first says who
+    is given it raw; a later one may name fewer, for its own process; more are named by `MemOS.allow_raw`.
     """
 
     detect: Detector
-    raw: frozenset[str] = frozenset()
-
-    def tagged(self, cube: MemCube) -> MemCube:
-        """A memory whose header says what kinds were found in it, besides what it says already of what is of no such kind."""
-        found = {f.kind for text in _texts(cube) for f in self.detect(text)}
-        tags = tuple(sorted({*cube.sensitivity, *found}))
-        return cube if tags == cube.sensitivity else replace(cube, sensitivity=tags)
-
-    def is_raw(self, who: str, cube: MemCube) -> bool:
-        """Whether an actor is given a memory as it is."""
-        return who == cube.access.owner or grants.holds(self.raw, who)
-
-    def shown(self, who: str, cube: MemCube) -> MemCube:
-        """A memory as an actor is given it."""
-        return cube if self.is_raw(who, cube) else self.redacted(cube)
-
-    def told(self, who: str, event: Event) -> Event:
-        """An event as an actor is told of it: its details are whose act it was."""
-        if not event.detail or who == event.actor or grants.holds(self.raw, who):
-            return event
-        return replace(event, detail=redacted(event.detail, self.detect(event.detail)))
-
-    def redacted(self, cube: MemCube) -> MemCube:
-        """A memory without what was found in it."""
-        payload = Text(redacted(cube.text, self.detect(cube.text))) if isinstance(cube.payload, Text) else cube.payload
-        return replace(cube, payload=payload, attributes={n: self._value(v) for n, v in cube.attributes.items()})
-
-    def _value(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return redacted(value, self.detect(value))
-        if isinstance(value, Mapping):
-            return {name: self._value(one) for name, one in value.items()}
-        return [self._value(one) for one in value] if isinstance(value, list) else value
+    raw: frozenset[str] | None = None
 
 
 def checked_sensitivity(sensitivity: Any) -> Sensitivity | None:
     """The sensitivity that was given, or None."""
-    if sensitivity is not None and not isinstance(sensitivity, Sensitivity):
+    if sensitivity is None:
+        return None
+    if not isinstance(sensitivity, Sensitivity):
         raise InvalidArgument(f"sensitivity: a Sensitivity is needed, not {type(sensitivity).__name__}")
-    return sensitivity
+    if not callable(sensitivity.detect):
+        raise InvalidArgument("sensitivity: detect: a callable from a text to findings is needed")
+    return sensitivity if sensitivity.raw is None else replace(sensitivity, raw=checked_actors(sensitivity.raw, "raw"))
 
 
 def redacted(text: str, findings: Sequence[Finding]) -> str:
@@ -100,19 +76,35 @@ def redacted(text: str, findings: Sequence[Finding]) -> str:
     return "".join([*parts, text[end:]])
 
 
-def checked_forms(region: str = "US") -> Detector:
+@dataclass(frozen=True, slots=True)
+class CheckedForms:
+    """The detector of this module, which a store can make again by its region."""
+
+    region: str
+    _find: Detector = field(repr=False, compare=False)
+
+    def __call__(self, text: str) -> Sequence[Finding]:
+        """What is found in a text."""
+        return self._find(text)
+
+
+def checked_forms(region: str = "US") -> CheckedForms:
     """The detector of this module. region: of telephone numbers that are written without their country's. Raises MissingPackage."""
     try:
         import phonenumbers
         from stdnum import iban, luhn
         from stdnum.us import ssn
+
+        opens = credentials.spans()
     except ImportError as error:
         raise MissingPackage(
             f"finding what is sensitive needs {error.name}: pip install 'memos-adapters[sensitivity]'"
         ) from error
 
     def detect(text: str) -> list[Finding]:
-        found = [Finding("email", m.start(), m.end()) for m in _EMAIL.finditer(text)]
+        found = [Finding(*span) for span in opens(text)]
+        begun = {f.start for f in found}  # "password@host" in an address is none of mail
+        found += [Finding("email", m.start(), m.end()) for m in _EMAIL.finditer(text) if m.start() not in begun]
         found += [
             Finding("card", m.start(), m.end()) for m in _CARD.finditer(text) if luhn.is_valid(re.sub("[ -]", "", m[0]))
         ]
@@ -125,7 +117,7 @@ def checked_forms(region: str = "US") -> Detector:
                 found.append(Finding("phone", match.start, match.end))
         return found
 
-    return detect
+    return CheckedForms(region, detect)
 
 
 def _longest(match: re.Match[str], is_valid: Callable[[str], bool]) -> tuple[int, int] | None:
@@ -142,17 +134,3 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _texts(cube: MemCube) -> Iterator[str]:
-    """All strings of a memory that say something."""
-    yield cube.text
-    pending: list[Any] = [cube.attributes]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, Mapping):
-            pending += value.values()
-        elif isinstance(value, list):
-            pending += value

@@ -94,17 +94,20 @@ class Folder:
 class _FileTurn:
     def __init__(self, path: Path) -> None:
         self.name = str(path)
+        self._process = os.getpid()
         self._lock = FileLock(path, poll_interval=0.002, thread_local=False)
 
     def acquire(self, seconds: float) -> bool:
         self._lock.acquire(timeout=seconds)
+        self._process = os.getpid()
         return False
 
     def require(self) -> None:
         pass  # the system gives it to nobody else while this process lives
 
     def release(self, *, clean: bool = True) -> None:
-        self._lock.release(force=True)
+        if self._process == os.getpid():  # a fork has not got it, and would take it from its parent
+            self._lock.release(force=True)
 
 
 def site(

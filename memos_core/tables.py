@@ -69,6 +69,9 @@ USES = pa.schema([
 LATER = {"leases": LEASES, "uses": USES, "scheduler": META, "rules": RULES}
 """Tables that a store gets when it first needs them: those made by earlier versions have none."""
 
+_CHAINED = frozenset({("events", "link")})
+"""Columns that a table may lack until opening the store has added them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -120,6 +123,20 @@ class Candidate:
 def cubes_schema(dimension: int) -> pa.Schema:
     """Of the cubes table, for vectors of a dimension."""
     return pa.schema([*_CUBE, pa.field("vector", pa.list_(pa.float32(), dimension))])
+
+
+def lacking(name: str, found: pa.Schema, dimension: int) -> str | None:
+    """What a stored table has not, or has too much, beside what this version writes; None: nothing. dimension: of the vectors."""
+    known = {"history": PAST, "events": EVENTS, "usage": USAGE, "meta": META, **LATER}
+    wanted = known.get(name) or cubes_schema(dimension)
+    strange = [f.name for f in found if f.name not in wanted.names]
+    missing = [n for n in wanted.names if n not in found.names and (name, n) not in _CHAINED]
+    other = [
+        f"{f.name} ({f.type}, not {wanted.field(f.name).type})" for f in found
+        if f.name in wanted.names and f.name != "attributes" and f.type != wanted.field(f.name).type
+    ]  # fmt: skip  # the JSON column reads back under Lance's own name for the type
+    parts = (("no column", missing), ("another column", other), ("an unknown column", strange))
+    return ", and ".join(f"{what} {', '.join(names)}" for what, names in parts if names) or None
 
 
 def vector_sum(vector: Vector | None) -> int | None:

@@ -64,20 +64,22 @@ class Ticking:
         def _require_open(self) -> None: ...
         def _how(self, distillation: Distillation | None) -> Distillation: ...
         def _remove_overdue(self, now: datetime) -> int: ...
+        def _remove_lapsed(self, now: datetime) -> int: ...
 
     def tick(self, now: datetime | None = None) -> TickReport:
-        """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), expire what has lapsed, finish what a killed
+        """Write down buffered usage, carry out what the scheduler plans (`SchedulePolicy`), remove for good what is past its time, finish what a killed
         process began, make an adapter again that lost a source, compact the tables.
 
         What fails is told of in the report and in the log, and the rest is done. Raises InvalidArgument, before anything is moved, for a
         clock that went back, a budget smaller than one block, and a policy that contradicts itself.
         """
         self._require_open()
+        self._vault.ledger.require_key()
         begun = time.perf_counter()
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         moves = self._scheduler.run(moment, self._model, self._distillation)
-        expired = self._remove_overdue(moment) + self._writer.expire(moment)
+        expired = self._remove_overdue(moment) + self._remove_lapsed(moment)
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()
@@ -97,6 +99,7 @@ class Ticking:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < threading.TIMEOUT_MAX:
             raise InvalidArgument(f"every: a positive timedelta or number of seconds is needed, not {every!r}")
         self._require_open()
+        self._vault.ledger.require_key()
         self._scheduler.check(self._model)
         with self._starting:
             # one that was told to end, and has not yet, is as good as gone
@@ -124,6 +127,7 @@ class Ticking:
     def flush(self) -> None:
         """Wait until what is pending is done: buffered usage written down, and every move carried out that can be now."""
         self._require_open()
+        self._vault.ledger.require_key()
         self._upkeep.wait()
         self._upkeep.flush()
         begun = time.perf_counter()

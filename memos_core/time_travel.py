@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .blobs import Blobs
 from .branches import copied
 from .errors import InvalidArgument
 from .merging import Merge, merged
+from .redaction import Redactions
 from .time_machine import Reach, TimeMachine
 from .timeline import Difference, Rollback, Snapshot
 from .transactions import Found, Transaction
@@ -32,7 +32,8 @@ class TimeTravel:
     _vault: Vault
     _working_set: WorkingSet
     _writer: Writer
-    _another: Callable[[Path], AbstractContextManager[Any]]
+    _another: Callable[..., AbstractContextManager[Any]]
+    _redactions: Redactions
     _clock: Callable[[], datetime]
     _fork: tuple[str, int] | None = None
 
@@ -98,7 +99,8 @@ class TimeTravel:
             raise InvalidArgument(
                 "name: a branch is of a store between two writes: begin it outside of the transaction"
             )
-        with copied(self._vault.db) as path, self._another(path) as trial:
+        given = self._redactions.given()
+        with copied(self._vault.db) as path, self._another(path, sensitivity=given) as trial:
             trial._fork = self._vault.path, trial.snapshot(checked).number
             yield trial
 
@@ -130,6 +132,7 @@ class TimeTravel:
         Raises:
             StoreUnavailable: another writer, or a compaction, did not end in time.
         """
+        self._vault.ledger.require_key()
         with self._vault.db.transactions.begin() as under_way:
             if not under_way.ends:
                 under_way.ends.append(partial(self._settle, under_way))

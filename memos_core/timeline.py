@@ -155,6 +155,7 @@ def returned(current: MemCube, past: MemCube, now: datetime) -> MemCube:
     new = replace(
         current, payload=past.payload, kind=past.kind, semantic_type=past.semantic_type, tags=past.tags, attributes=past.attributes,
         lineage=past.lineage, priority=past.priority, origin=past.origin, state=state,
+        sensitivity=lifecycle.tags_of(current, past),
         lifespan=replace(current.lifespan, valid_until=valid_until),
     )  # fmt: skip
     return current if new == current else _next(new, now)

@@ -13,6 +13,7 @@ as `asyncio.to_thread` and LangGraph's executors do. Another task of the same ev
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -124,7 +125,7 @@ class Transactions:
             self._db.write_manifest(replace(manifest, pinned=self._db.versions()))
             under_way = self._under_way = Transaction()
             _INSIDE.set((*_INSIDE.get(), under_way))
-            kept = False
+            kept, process = False, os.getpid()
             try:
                 yield under_way
                 if under_way.failed is not None:
@@ -137,7 +138,9 @@ class Transactions:
             finally:
                 self._under_way = None
                 _INSIDE.set(tuple(t for t in _INSIDE.get() if t is not under_way))
-                for end in under_way.ends:
+                for end in (
+                    under_way.ends if process == os.getpid() else ()
+                ):  # else a fork leaves the block, and it is its parent's
                     end(kept)
 
     def require_turn(self) -> None:

@@ -14,13 +14,23 @@ from .audit import Audit
 from .codec import Outline
 from .duplicates import Duplicates
 from .errors import IllegalTransition, InvalidArgument, NotFound
+from .forgetting import Removed
 from .grants import Context
 from .groups import Groups, acting
 from .reader import aware
+from .redaction import Redaction, Redactions
 from .sensitivity import Sensitivity
-from .types import Event, MemCube, Namespace, Receipt, State
+from .types import Event, MemCube, Namespace, Policy, Receipt, State
 from .upkeep import Upkeep
-from .validate import checked_end, checked_id, checked_ids, checked_namespace, checked_number, checked_word
+from .validate import (
+    checked_actors,
+    checked_end,
+    checked_id,
+    checked_ids,
+    checked_namespace,
+    checked_number,
+    checked_word,
+)
 from .vault import Vault
 from .writing import Writer
 
@@ -32,7 +42,8 @@ class Trust:
     _clock: Callable[[], datetime]
     _duplicates: Duplicates
     _groups: Groups
-    _sensitivity: Sensitivity | None
+    _policy: Policy
+    _redactions: Redactions
     _upkeep: Upkeep
     _vault: Vault
     _writer: Writer
@@ -72,6 +83,34 @@ class Trust:
         """Who is in a group. Raises NotFound for those who are neither in it nor its owner."""
         return self._groups.members(name, self._who(actor))
 
+    def grant_operator(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Let somebody run the store: dump it whole, and load memories in others' names; what others may see of each other does not change.
+        Who they are now. The first one is named by any program that has the store's files, since it has them anyway; others by an operator.
+
+        Raises AccessDenied."""
+        return self._operators_changed(
+            actor, f"{checked_word(name, 'name')} runs the store", self._groups.operators.add, name
+        )
+
+    def revoke_operator(self, name: str, *, actor: str | None = None) -> frozenset[str]:
+        """Take that right from somebody; who has it now. Raises AccessDenied, NotFound, and InvalidArgument for the last one."""
+        return self._operators_changed(
+            actor, f"{checked_word(name, 'name')} runs the store no more", self._groups.operators.remove, name
+        )
+
+    def operators(self) -> frozenset[str]:
+        """Who runs the store, see `grant_operator`."""
+        return self._groups.operators.names()
+
+    def _operators_changed(
+        self, actor: str | None, said: str, change: Callable[[str, str], frozenset[str]], name: str
+    ) -> frozenset[str]:
+        who = self._who(actor)
+        with self._vault.writing():
+            names = change(name, who)
+            self._writer.told_of(who, "operator", self._clock(), said)
+        return names
+
     # --- forgetting ------------------------------------------------------------------------------------------------------
 
     def delete(
@@ -85,13 +124,19 @@ class Trust:
         next opening finishes it; nobody ever sees half of it. The words are out of the files after `purge`, or after some time.
 
         Args:
-            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes.
+            ids_or_namespace: an id, a list or set of ids, or a *tuple*: a namespace, of which all that the actor owns goes. What is past its
+                time or was taken back is reached, too.
             filter: of a namespace, only what these conditions hold for (see `filters.matching`); with it, () is every namespace.
 
         Raises:
+            InvalidArgument: nothing was selected, for which `forget` is; or a filter beside ids.
             NotFound, AccessDenied, IllegalTransition: of one of the ids; then nothing was removed.
         """
         who, now = self._who(actor), self._clock()
+        if filter is not None and not (isinstance(ids_or_namespace, tuple) and filters.matching(filter)):
+            raise InvalidArgument(
+                "filter: conditions on the memories of a namespace are needed, at least one, and none beside ids; `forget` removes all"
+            )
         if not isinstance(ids_or_namespace, tuple):
             ids = list(dict.fromkeys(checked_ids(ids_or_namespace)))
             return self._forgotten(who, now, lambda: self._owned_outlines(ids, who, now))
@@ -107,25 +152,39 @@ class Trust:
         who, now = self._who(actor), self._clock()
         return self._forgotten(who, now, lambda: self._vault.outlines(f"owner = {filters.literal(who)}"))
 
-    def purge(self) -> None:
-        """Write the store's files anew, so that none holds a word of what was deleted: data, indexes, old versions, what killed
-        processes left, unfinished loads and dumps. It takes as long as writing all memories; nobody writes meanwhile. A backup or a dump
-        of the store is not reached (a receipt's `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+    def purge(self, *, actor: str | None = None) -> Receipt:
+        """Remove whatever is past its time or was taken back by a rollback, whoever owns it, and write the store's files anew, so that
+        none holds a word of what was deleted: data, indexes, old versions, what killed processes left, unfinished loads and dumps. It
+        takes as long as writing all memories; nobody writes meanwhile. A backup or a dump of the store is not reached (a receipt's
+        `handed_out` names the dumps), nor is what a bucket keeps of older versions of its objects.
+
+        Returns:
+            Of what was removed, the actor's own memories; the log tells the other owners of theirs.
 
         Raises InvalidArgument inside a transaction; StoreUnavailable while another one, a load or a branch is under way.
         """
-        self._writer.forgetting.purge()
+        self._vault.ledger.require_key()
+        who, now = self._who(actor), self._clock()
+        own = list[Removed]()
+
+        def remove() -> None:
+            own[:] = self._removed_lapsed(now, now).get(who, ())
+
+        self._writer.forgetting.purge(remove)
         self._adapters.under_way.sweep()
+        return _receipt(who, now, own, self._vault.ledger.head())
 
     def _forgotten(self, who: str, now: datetime, find: Callable[[], Sequence[Outline]]) -> Receipt:
         with self._vault.writing():
             gone = self._writer.forgetting.remove(find(), who, now)
             head = self._vault.ledger.head()
         self._upkeep.after_write()
-        return Receipt(who, now, gone.ids, gone.derived, gone.versions, gone.blobs, gone.hashes, gone.handed_out, head)
+        return _receipt(who, now, [gone], head)
 
     def _owned_outlines(self, ids: Sequence[str], who: str, now: datetime) -> list[Outline]:
-        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), filters.current(now))
+        # what is past its time is there for its owner alone, and only to be removed
+        there = f"owner = {filters.literal(str(who))} OR ({filters.current(now)})"
+        where = filters.all_of(filters.one_of("id", ids), filters.readable_by(who), there)
         found = {o.id: o for o in self._vault.outlines(where)}
         for id in ids:
             if id not in found:
@@ -146,9 +205,50 @@ class Trust:
         found = {row.cube.id: row.cube for row in self._vault.by_ids(below, seen)}
         return [self._shown(who, c) for c in (cube, *(found[one] for one in below if one in found))]
 
+    @property
+    def _sensitivity(self) -> Redaction | None:
+        """What is left out for whom, by the rules that were read when it was asked who acts; None: nothing."""
+        return self._redactions.now()
+
+    def _set_up_redaction(self, given: Sensitivity | None, opener: str) -> None:
+        """Let the store record what it was opened with, if it does not say that yet: then it holds whoever opens it."""
+        self._redactions = Redactions(self._vault.rules, given)
+        self._vault.tagged = lambda cube, old: cube if (r := self._sensitivity) is None else r.tagged(cube, old)
+        self._writer.shows = lambda who, cubes: (
+            (r := self._sensitivity) is None or all(r.is_raw(who, c) or r.is_plain(c) for c in cubes)
+        )
+        if not self._redactions.is_news(opener):
+            return
+        with self._vault.writing():
+            now = self._clock()
+            said = self._redactions.record(opener, now if self._vault.count("version > 0") else None)
+            if said is not None:
+                raw = f"raw for {', '.join(sorted(said.raw)) or 'nobody'}, as {said.by} said"
+                told = Event(str(uuid.uuid4()), now, opener, "sensitivity", detail=raw)
+                self._vault.record([told], [()])
+
     def _shown(self, who: str, cube: MemCube) -> MemCube:
         """A memory as an actor is given it."""
-        return cube if self._sensitivity is None else self._sensitivity.shown(who, cube)
+        redaction = self._sensitivity
+        return cube if redaction is None else redaction.shown(who, cube)
+
+    def allow_raw(self, readers: Iterable[str], *, actor: str | None = None) -> None:
+        """Say who is given what is sensitive in this store as it is, besides the owner of each memory, from now on: exactly these actors,
+        groups and grants. It is written in the log, and holds in every process that does not name fewer by its `Sensitivity`.
+
+        Raises AccessDenied unless the actor is who opened the store with a `Sensitivity` first; InvalidArgument where nobody did.
+        """
+        who, wanted, now = self._who(actor), checked_actors(readers, "readers"), self._clock()
+        self._groups.require_known(wanted, who)
+        with self._vault.writing():
+            self._redactions.allow(wanted, who, str(self._who(None)))
+            said = ", ".join(sorted(map(str, wanted))) or "nobody"
+            self._vault.record([Event(str(uuid.uuid4()), now, who, "allow raw", detail=said)], [wanted])
+
+    def raw_readers(self) -> frozenset[str]:
+        """Who is given what is sensitive in this store as it is, besides the owner of each memory."""
+        recorded = self._redactions.recorded()
+        return frozenset() if recorded is None else recorded.raw
 
     def archived(
         self,
@@ -230,27 +330,76 @@ class Trust:
             for owner in sorted(owners):
                 lapsed = filters.all_of(f"owner = {filters.literal(owner)}", f"NOT ({filters.unexpired(now)})")
                 ids = [c.id for c in retention.overdue((r.cube for r in self._vault.rows(lapsed)), now)]
-                count += self._remove_unless_held(ids, owner, now)
+                count += sum(len(r.ids) for r in self._remove_unless_held(ids, owner, now, "retention"))
         return count
 
-    def _remove_unless_held(self, ids: Sequence[str], owner: str, now: datetime) -> int:
+    def _remove_lapsed(self, now: datetime) -> int:
+        """Remove what is past its time, and what a rollback took back so long ago that none brings it back; how many."""
+        return sum(
+            len(r.ids) for some in self._removed_lapsed(now, now - self._policy.keep_withdrawn).values() for r in some
+        )
+
+    def _removed_lapsed(self, now: datetime, withdrawn: datetime) -> dict[str, list[Removed]]:
+        """Remove what is past its time, and what was taken back up to a time; by owner. What a legal hold holds, waits for that; what
+        it went into by `fuse` has a time of its own, and stays."""
+        over = f"({filters.lapsed(now)}) OR ({filters.withdrawn(withdrawn)})"
+        found = dict[str, list[Removed]]()
+        with self._vault.writing():
+            for owner in sorted(set(self._vault.column("owner", over))):
+                ids = self._vault.column("id", filters.all_of(over, f"owner = {filters.literal(owner)}"))
+                found[owner] = self._remove_unless_held(
+                    ids, owner, now, "its time was over", self._fused_from(ids, now)
+                )
+        return found
+
+    def _fused_from(self, ids: Sequence[str], now: datetime) -> frozenset[str]:
+        """The memories that some went into by `fuse` and that are there."""
+        if not ids or not (children := self._vault.column("id", filters.contains_any("parents", ids))):
+            return frozenset()
+        merged = {(id, "merged") for id in ids}
+        return frozenset(
+            r.cube.id
+            for r in self._vault.by_ids(children, filters.current(now))
+            if any((link.id, link.relation) in merged for link in r.cube.lineage)
+        )
+
+    def _remove_unless_held(
+        self, ids: Sequence[str], owner: str, now: datetime, why: str, spare: frozenset[str] = frozenset()
+    ) -> list[Removed]:
         asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
         try:
-            return len(self._writer.forgetting.remove(asked, owner, now, detail="retention").ids)
+            return [self._writer.forgetting.remove(asked, owner, now, spare=spare, detail=why)]
         except IllegalTransition:
             if len(ids) == 1:
-                return 0
-            return sum(self._remove_unless_held([id], owner, now) for id in ids)
+                return []
+            return [r for id in ids for r in self._remove_unless_held([id], owner, now, why, spare)]
 
     # --- proof -----------------------------------------------------------------------------------------------------------
 
     def verify(self, head: str | None = None) -> Audit:
-        """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named.
+        """Hold the log against its chain of hashes: every event that was changed, removed, inserted or moved is named, unless whoever did
+        it made all links after it and the head anew.
+
+        With `MemOS(audit_key=...)` nobody can who has not got the key: what he adds is found, and so is an unsigned log in the place of a
+        signed one. Events from before the log had its key are only held as they were then. Give each store a key of its own: a log that was
+        signed with it elsewhere, on a branch for example, is as authentic in the place of this one. `Audit.unchecked` says what was not checked.
 
         Args:
-            head: the `head` of an earlier verification, kept where nobody who writes to the store can write: then a log that was
-                forged as a whole since then is found, too.
+            head: the `head` of an earlier verification, kept where nobody who writes to the store can write: that its event and all
+                before it are there as they were is checked by it, with or without a key. Nothing else shows that the newest events were
+                cut off together with the head, or that all files were put back to what they were. Of events after it, it says nothing.
 
-        Writes nothing. It tells how many events there are and nothing of any of them: it is for whoever runs the store.
+        Writes nothing. It tells how many events there are and nothing of any of them: it is for whoever runs the store. For a store that
+        does not open there is `verify_store`.
         """
         return self._vault.ledger.verify(checked_word(head, "head"))
+
+
+def _receipt(who: str, at: datetime, gone: Sequence[Removed], head: str) -> Receipt:
+    """Of several removals: ids asked for, then what fell with them, and the hashes in the same order."""
+    asked = [(id, h) for r in gone for id, h in zip(r.ids, r.hashes, strict=False)]
+    fell = [(id, h) for r in gone for id, h in zip(r.derived, r.hashes[len(r.ids) :], strict=True)]
+    return Receipt(
+        who, at, tuple(id for id, _ in asked), tuple(id for id, _ in fell), sum(r.versions for r in gone), sum(r.blobs for r in gone),
+        tuple(h for _, h in (*asked, *fell)), tuple(dict.fromkeys(out for r in gone for out in r.handed_out)), head,
+    )  # fmt: skip

@@ -7,6 +7,7 @@ whoever keeps it, and its holder counts from before it asked: so the holder give
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -75,6 +76,7 @@ class LeasedTurn:
         self._clock = clock
         self._wait = wait
         self._me = uuid.uuid4().hex
+        self._process = os.getpid()
         self._count = 0
         self._entry: Entry | None = None  # as written by this process last
         self._held = False
@@ -115,6 +117,8 @@ class LeasedTurn:
 
     def release(self, *, clean: bool = True) -> None:
         """Give it back. clean: all that was written under it was written, or refused. Where it cannot be given back it lapses."""
+        if self._process != os.getpid():  # a fork has not got it, and would take it from its parent
+            return
         with self._lock:
             self._over.set()
             held, self._held, before = self._held, False, self._entry

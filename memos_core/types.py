@@ -349,6 +349,7 @@ class Policy:
     compact_every: commits of this process between two compactions.
     keep_versions: how long the files of superseded table versions are kept at least, for requests under way; in a bucket ten minutes
         at least.
+    keep_withdrawn: how long a rollback can bring back what another one took back; then a tick removes it for good.
     candidates: how many a search arm brings when the scope is not resident.
     flush_usage: buffered usage records that trigger a flush.
     lock_seconds: how long a writer waits for another one.
@@ -365,6 +366,7 @@ class Policy:
     index_from: int = 20_000
     compact_every: int = 128
     keep_versions: timedelta = timedelta(seconds=15)
+    keep_withdrawn: timedelta = timedelta(days=30)
     candidates: int = 100
     flush_usage: int = 512
     lock_seconds: float = 60.0

@@ -43,14 +43,23 @@ class Upkeep:
         """Tell of what was written and not told of, carry out deletions that were told of and not done; now, or before the next write
         if somebody writes now. Raises Damaged for the one thing that no crash does: memories that were told of and are not there."""
         since = now - _RECENT
-        if self._lost() or self._untold(since) or self._undone(since) or self._writer.forgetting.is_begun:
+        if (
+            not self._vault.ledger.may_write()
+        ):  # what others began is theirs to finish; what is lost is said all the same
+            if self._lost():
+                with suppress(StoreUnavailable), self._vault.db.writing(wait=0):
+                    self._require_nothing_lost()
+        elif self._lost() or self._untold(since) or self._undone(since) or self._writer.forgetting.is_begun:
             self._vault.db.when_free(lambda: self._repair(since))  # somebody who writes now is between the two himself
 
-    def _repair(self, since: datetime) -> None:
+    def _require_nothing_lost(self) -> None:
         if lost := self._lost():
             raise Damaged(
                 f"{self._vault.path}/cubes.lance lacks {len(lost)} memories that were stored, such as {lost[0]}"
             )
+
+    def _repair(self, since: datetime) -> None:
+        self._require_nothing_lost()
         self._writer.forgetting.finish(self._undone(since))
         untold = {r.cube.id: r for r in self._vault.by_ids(self._untold(since))}
         told = self._vault.ledger.tells_of((id, row.cube.version) for id, row in untold.items()) if untold else set()
@@ -82,7 +91,9 @@ class Upkeep:
     # --- usage -----------------------------------------------------------------------------------------------------------
 
     def count(self, hits: Sequence[Hit], now: datetime) -> None:
-        """Buffer that these were recalled."""
+        """Buffer that these were recalled. Who may not write to the store reads it uncounted."""
+        if not self._vault.ledger.may_write():
+            return
         with self._lock:
             for hit in hits:
                 self._reads[hit.cube.id] = Usage(self._reads.get(hit.cube.id, Usage()).reads + 1, now)
@@ -98,13 +109,15 @@ class Upkeep:
 
     def note(self, scope: UseScope, ids: Sequence[str], now: datetime) -> None:
         """Buffer which memories a request of a scope wanted."""
-        if self.uses.note(scope, ids, now):
+        if self._vault.ledger.may_write() and self.uses.note(scope, ids, now):
             self._later(self.flush)
 
     def flush(self) -> int:
         """Write down buffered usage; of how many memories."""
         with self._lock:
             reads, self._reads = self._reads, {}
+        if not self._vault.ledger.may_write():  # the log got its key since
+            return 0
         try:
             if reads:
                 self._vault.count_reads(reads)

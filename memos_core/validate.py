@@ -104,6 +104,8 @@ def checked_policy(policy: Any) -> Policy:
         raise InvalidArgument(
             f"Policy.keep_versions: a timedelta from one second is needed, not {policy.keep_versions!r}"
         )
+    if not isinstance(policy.keep_withdrawn, timedelta) or policy.keep_withdrawn < timedelta(0):
+        raise InvalidArgument(f"Policy.keep_withdrawn: a timedelta is needed, not {policy.keep_withdrawn!r}")
     return policy
 
 

@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from lancedb.query import ColumnOrdering, MatchQuery
 
 from . import filters, lifecycle
+from .audit import AuditKey
 from .codec import Outline
 from .database import Database
 from .errors import Conflict
@@ -30,6 +31,7 @@ from .governance import readers_of
 from .grants import JOINED
 from .ledger import Ledger, begin
 from .manifest import Manifest
+from .redaction import note_tags
 from .retention import RULE, retained
 from .rules import Rules
 from .sites import Site
@@ -42,6 +44,7 @@ ROLLED_BACK = "rolled back"
 
 ALL = 2**31 - 1  # a limit must always be given: without one a vector search returns ten rows
 
+Vectors = Sequence[Vector | None]
 _READ = ["id", "version", "seq", "text", "record", "checksum"]
 _READ_VECTOR = [*_READ, "vector", "vector_checksum"]
 
@@ -59,22 +62,21 @@ class Change:
 class Vault:
     """The memories of one store. Safe for many threads; any number of processes may open the same."""
 
-    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest]) -> None:
-        """Open the store at a site, or make one as `describe` says if there is nothing."""
+    def __init__(self, site: Site, policy: Policy, describe: Callable[[], Manifest], keys: Sequence[AuditKey] = ()) -> None:  # fmt: skip
+        """Open the store at a site, or make one as `describe` says if there is nothing. keys: of its log, the newest first."""
         self.db = Database(site, policy, describe, begin)
+        self.ledger = Ledger(self.db, keys)
         self._before: tuple[str, int] | None = None
         self.listener: Callable[[Change], None] = lambda change: None
         self.before_writing: Callable[[], None] = lambda: None
         """Called by whoever becomes the only writer: a landing that was cut off is ended first."""
         self.embed: Callable[[Sequence[MemCube]], Sequence[Vector]] = _unasked
         """The vectors of memories that come back into search."""
-        self.tagged: Callable[[MemCube], MemCube] = lambda cube: cube
-        """What is said in the header of a memory of what was found in it, before it is stored."""
-        self.db.transactions.witness = self._witness
-        self.db.rewriting = self._rewriting
+        self.tagged: Callable[[MemCube, MemCube | None], MemCube] = lambda cube, old: cube
+        """What is said in the header of a memory of what was found in it, before it is stored in the place of another version or of none."""
+        self.db.transactions.witness, self.db.rewriting = self._witness, self._rewriting
         self.db.transactions.take_back_of_the_dead()
-        self.ledger, self.rules = Ledger(self.db), Rules(self.db)
-        self.ledger.settle()
+        self.rules = Rules(self.db)
 
     @property
     def path(self) -> str:
@@ -88,8 +90,9 @@ class Vault:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Be the only writer until the end of the block."""
+        """Be the only writer until the end of the block. Raises AuditKeyRequired."""
         with self.db.writing():
+            self.ledger.require_key()
             self.before_writing()
             yield
 
@@ -130,8 +133,7 @@ class Vault:
 
     def column(self, name: str, where: str) -> list[Any]:
         """One column of the current memories that a condition holds for."""
-        with self.db.guarded("cubes"):
-            return self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()[name].to_pylist()  # type: ignore[no-any-return]
+        return self.columns([name], where)[name].to_pylist()  # type: ignore[no-any-return]
 
     def columns(self, names: Sequence[str], where: str) -> Any:
         """Some columns of the current memories that a condition holds for, as an Arrow table."""
@@ -147,9 +149,7 @@ class Vault:
 
     def distinct(self, name: str, where: str) -> list[Any]:
         """The different values of a column among the current memories that a condition holds for."""
-        with self.db.guarded("cubes"):
-            found = self.db.cubes.search().where(where).select([name]).limit(ALL).to_arrow()
-        return found[name].unique().to_pylist()  # type: ignore[no-any-return]
+        return self.columns([name], where)[name].unique().to_pylist()  # type: ignore[no-any-return]
 
     def count(self, where: str) -> int:
         """How many current memories a condition holds for."""
@@ -230,22 +230,22 @@ class Vault:
 
     # --- writing ---------------------------------------------------------------------------------------------------
 
-    def insert(self, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
-        """Store new memories in one commit. The caller holds `writing()` and has seen that their ids are not there."""
-        self.put([None] * len(cubes), cubes, vectors)
+    def insert(self, cubes: Sequence[MemCube], vectors: Vectors) -> list[MemCube]:
+        """Store new memories in one commit; as they are stored. The caller holds `writing()` and has seen that their ids are not there."""
+        return self.put([None] * len(cubes), cubes, vectors)
 
-    def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
-        """Put new versions in the place of old ones in one commit, the old ones going to history first. A vector of None
-        keeps the stored one. Raises Conflict, and changes nothing current, if one is no longer the version it was."""
-        self.put(old, new, vectors)
+    def replace(self, old: Sequence[MemCube], new: Sequence[MemCube], vectors: Vectors) -> list[MemCube]:
+        """Put new versions in the place of old ones in one commit, the old ones going to history first; as they are stored. A vector of
+        None keeps the stored one. Raises Conflict, and changes nothing current, if one is no longer the version it was."""
+        return self.put(old, new, vectors)
 
-    def put(self, old: Sequence[MemCube | None], new: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+    def put(self, old: Sequence[MemCube | None], new: Sequence[MemCube], vectors: Vectors) -> list[MemCube]:
         """`insert` and `replace` at once, in one commit: an old one of None is for a memory that is not there yet. What has
         no text keeps no vector."""
         if not new:
-            return
+            return []
         keep = self.keeping()
-        new, known = [keep(c) for c in new], [c for c in old if c is not None]
+        new, known = [keep(c, o) for c, o in zip(new, old, strict=True)], [c for c in old if c is not None]
         with self.writing():
             filled = self._filled(known, new, vectors)
             if known:
@@ -253,6 +253,7 @@ class Vault:
                     self.db.table("history").add(past(known))
                 self.db.committed("history")
             self._commit(new, filled, known=len(known))
+        return new
 
     def renew(self, old: Sequence[MemCube], new: Sequence[MemCube], rules: Mapping[str, float] | None = None) -> None:
         """Put memories in the place of old ones that differ in what makes no version: how long they live. Raises Conflict.
@@ -263,9 +264,7 @@ class Vault:
             new = [self.retained(c) if rules is None else retained(c, rules) for c in new]
             self._commit(new, self._filled(old, new, [None] * len(new)), known=len(old))
 
-    def _filled(
-        self, known: Sequence[MemCube], new: Sequence[MemCube], vectors: Sequence[Vector | None]
-    ) -> list[Vector | None]:
+    def _filled(self, known: Sequence[MemCube], new: Sequence[MemCube], vectors: Vectors) -> list[Vector | None]:
         """The vectors, with the stored ones where none is given. Raises Conflict if one is no longer the version it was."""
         kept = self._still(known, need_vectors=any(v is None for v in vectors)) if known else {}
         filled = [
@@ -278,8 +277,9 @@ class Vault:
             filled[i] = vector
         return kept_vectors(new, filled)
 
-    def _commit(self, new: Sequence[MemCube], vectors: Sequence[Vector | None], known: int) -> None:
+    def _commit(self, new: Sequence[MemCube], vectors: Vectors, known: int) -> None:
         self.use_grants(one for cube in new for one in readers_of(cube.access))
+        note_tags(self.rules, any(cube.sensitivity for cube in new))
         with self._on_its_way() as before:
             seq = before[1] + 1
             with self.db.guarded("cubes"):
@@ -298,10 +298,10 @@ class Vault:
         rules = self.rules.under(RULE)
         return retained(cube, rules) if rules else cube
 
-    def keeping(self) -> Callable[[MemCube], MemCube]:
-        """What makes of a memory what is stored of it, by the rules as they are now."""
-        rules = self.rules.under(RULE)
-        return lambda cube: self.tagged(retained(cube, rules) if rules else cube)
+    def keeping(self, more: Mapping[str, float] | None = None) -> Callable[[MemCube, MemCube | None], MemCube]:
+        """What makes of a memory (and of its version before, if there is one) what is stored of it, by the rules as they are now, and more."""
+        rules = {**(more or {}), **self.rules.under(RULE)}
+        return lambda cube, old: self.tagged(retained(cube, rules) if rules else cube, old)
 
     def use_grants(self, readers: Iterable[str]) -> None:
         """Let grants of several conditions be known to whoever asks for memories, before there is one that has them."""
@@ -358,16 +358,15 @@ class Vault:
         newest again."""
         log = self.db.at("events", pins["events"]).search().select(["number"])
         last = log.order_by([ColumnOrdering(column_name="number", ascending=False)]).limit(1).to_arrow()["number"]
-        ledger = Ledger(self.db)
-        undone = ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
+        undone = self.ledger.events(f"number > {last[0].as_py() if len(last) else 0}", ALL)[::-1]
 
         def tell() -> None:
             told = [
                 replace(e, id=str(uuid.uuid4()), outcome=ROLLED_BACK if e.outcome == "ok" else e.outcome)
                 for e in undone
             ]
-            ledger.rewind()  # the chain ends again where it did
-            ledger.record(told, [()] * len(told))
+            self.ledger.rewind()  # the chain ends again where it did
+            self.ledger.record(told, [()] * len(told))
 
         return tell
 
@@ -443,7 +442,7 @@ class Vault:
             found = self.db.table(name).search().select(["id", "checksum"]).limit(ALL).to_arrow()
         return dict(zip(found["id"].to_pylist(), found["checksum"].to_pylist(), strict=True))
 
-    def fill(self, name: str, dimension: int, cubes: Sequence[MemCube], vectors: Sequence[Vector | None]) -> None:
+    def fill(self, name: str, dimension: int, cubes: Sequence[MemCube], vectors: Vectors) -> None:
         """Add memories to a cubes table that is being filled."""
         if cubes:
             with self.db.guarded(name):
@@ -462,7 +461,7 @@ class Vault:
         with self.db.guarded(manifest.cubes):
             self.db.table(manifest.cubes).optimize()
             self.db.committed(manifest.cubes)
-        self.db.write_manifest(manifest)
+        self.db.write_manifest(replace(manifest, audit_key=self.manifest.audit_key))
         self.db.drop(before)
 
     # --- rows ------------------------------------------------------------------------------------------------------

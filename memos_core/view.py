@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from . import codec
 from .errors import Damaged, StoreUnavailable
@@ -16,6 +17,7 @@ from .tables import vector_sum
 from .vault import ALL, Vault
 
 _LISTED = ["id", "version", "kind", "checksum", "vector_checksum"]
+_READERS = "readers"
 _WHOLE = ["id", "version", "text", "record", "checksum", "vector", "vector_checksum"]
 _PAST = ["id", "version", "text", "record", "checksum"]
 
@@ -39,11 +41,15 @@ class View:
         self._vault = vault
         self._cubes = cubes
         self._history = history
+        self.grants: set[str] = set()
+        """Of what was listed so far."""
 
     def listed(self, where: str, past_where: str | None) -> list[Listed]:
         """The memories that a condition holds for, and of their versions before those that another one holds for (None: none)."""
         with self._vault.db.guarded("cubes"):
-            found = self._cubes.search().where(where).select(_LISTED).with_row_id(True).limit(ALL).to_arrow()
+            query = self._cubes.search().where(where).select([*_LISTED, _READERS]).with_row_id(True)
+            found = query.limit(ALL).to_arrow()
+        self._learn(found)
         rows = zip(*(found[n].to_pylist() for n in (*_LISTED, "_rowid")), strict=True)
         past = {} if past_where is None else self._past(past_where)
         listed = []
@@ -55,13 +61,19 @@ class View:
 
     def _past(self, where: str) -> dict[str, dict[int, tuple[int, int]]]:
         with self._vault.db.guarded("history"):
-            query = self._history.search().where(where).select(["id", "version", "checksum"]).with_row_id(True)
+            query = (
+                self._history.search().where(where).select(["id", "version", "checksum", _READERS]).with_row_id(True)
+            )
             found = query.limit(ALL).to_arrow()
+        self._learn(found)
         past: dict[str, dict[int, tuple[int, int]]] = {}
         columns = (found[n].to_pylist() for n in ("id", "version", "_rowid", "checksum"))
         for id, version, row, sum in zip(*columns, strict=True):
             past.setdefault(id, {})[version] = (row, sum)
         return past
+
+    def _learn(self, rows: pa.Table) -> None:
+        self.grants.update(pc.unique(pc.list_flatten(rows[_READERS].combine_chunks())).to_pylist())
 
     def memories(self, rows: Sequence[int]) -> pa.Table:
         """Current versions, checked against their sums; columns id, version, text, record, vector."""

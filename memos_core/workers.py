@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .errors import Conflict, InvalidArgument, MissingPackage, StoreUnavailable, WorkersUnavailable
@@ -50,8 +50,8 @@ class _Interrupted(BaseException):
 class Opening:
     """How a worker opens its store: said and not given, since it does so in a process of its own, maybe on another machine.
 
-    path, storage_options, embed, policy, schedule, distillation, rates, actor: as for `MemOS`. Without a distillation no adapter is made but
-        those that are wanted again.
+    path, storage_options, embed, policy, schedule, distillation, rates, actor, audit_key: as for `MemOS`. Without a distillation no adapter
+        is made but those that are wanted again. On Ray the key goes to the workers' nodes as the rest of it does.
     model: the name or folder of the one that it keeps resident, or what makes a `LocalModel`; without one it only does the upkeep.
     """
 
@@ -64,12 +64,14 @@ class Opening:
     schedule: SchedulePolicy = SchedulePolicy()
     rates: Rates | None = None
     actor: str = "local"
+    audit_key: bytes | Sequence[bytes] | None = field(default=None, repr=False)
 
     def open(self, stop: threading.Event) -> MemOS:
         """Open it; once `stop` is set, a distillation under way is given back. Raises as `MemOS` and `LocalModel` do."""
         return MemOS(
             self.path, storage_options=self.storage_options, embed=self.embed, model=self._model(), policy=self.policy,
             distillation=self._interruptible(stop), schedule=self.schedule, rates=self.rates, actor=self.actor,
+            audit_key=self.audit_key,
         )  # fmt: skip
 
     def _model(self) -> LocalModel | None:

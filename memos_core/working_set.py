@@ -268,6 +268,7 @@ class WorkingSet:
     def _from_candidates(
         self, scope: Scope, question: Question, k: int, narrowed: str | None, now: datetime, statistics: Statistics
     ) -> list[Hit]:
+        self._vault.db.spare_descriptors()
         where = filters.all_of(scope.where, narrowed)
         wanted = max(self._policy.candidates, min(k, _MOST))
         words = _search_words(question.text)

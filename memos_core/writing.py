@@ -26,7 +26,7 @@ from .validate import checked_tags, checked_word
 from .vault import Vault
 
 log = logging.getLogger("memos_core")
-_TRIES = 5  # how often a change is tried against concurrent changes of the same memory
+_TRIES = 5  # how often a change is tried beside others before it keeps them out
 _COLD_FROM = (
     State.GENERATED,
     State.ACTIVATED,
@@ -84,7 +84,9 @@ class Writer:
             changed = self._say_again(draft, [p for p in placed if p.stored is not None and self._is_news(p)])
             cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
-            self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
+            fresh = self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
+            stored = iter(fresh)
+            cubes = [next(stored) if p.stored is None else c for c, p in zip(cubes, placed, strict=True)]
             self.tell(draft.access.owner, "add", fresh, draft.created_at)
             for turn in again:  # the same message, said otherwise within one call
                 at = next(i for i, p in enumerate(placed) if p.turn.message_id == turn.message_id)
@@ -103,9 +105,9 @@ class Writer:
             found = self._vault.by_ids([id])
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
-                self._vault.replace([found[0].cube], [new], [vector])
+                [new] = self._vault.replace([found[0].cube], [new], [vector])
             else:
-                self._vault.insert([new], [vector])
+                [new] = self._vault.insert([new], [vector])
             self.tell(who, "update" if found else "add", [new], new.updated_at)
             self.carry_on([r.cube for r in found], [new] * len(found), who)
         return new
@@ -122,9 +124,9 @@ class Writer:
                 return found[0].cube
             if found:
                 new = lifecycle.replaced(found[0].cube, new)
-                self._vault.replace([found[0].cube], [new], [vector])
+                [new] = self._vault.replace([found[0].cube], [new], [vector])
             else:
-                self._vault.insert([new], [vector])
+                [new] = self._vault.insert([new], [vector])
             self.tell(draft.access.owner, "update" if found else "add", [new], new.updated_at)
             self.carry_on([r.cube for r in found], [new] * len(found), draft.access.owner)
         return new
@@ -161,11 +163,11 @@ class Writer:
                 governance.require_write(who, old)
                 past = lifecycle.superseded(old, said.occurred_at or now, now)
                 cube = lifecycle.superseding(cube, old)
-                self._vault.insert([cube], [vector])
+                [cube] = self._vault.insert([cube], [vector])
                 self._vault.replace([old], [past], [None])
                 self.tell(who, "supersede", [past], now)
             else:
-                self._vault.insert([cube], [vector])
+                [cube] = self._vault.insert([cube], [vector])
             self.tell(who, "add", [cube], now)
         return cube
 
@@ -177,25 +179,43 @@ class Writer:
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        """Read, decide, write if nobody wrote in between; else again. What `make` returns unchanged is not written."""
+        """Read, decide, write if nobody wrote in between; else again, and at last as the only writer. What `make` returns unchanged is not
+        written."""
         for _ in range(_TRIES):
-            [old] = self.readable([id], who)
-            require(who, old)
-            new = make(old)
-            if new is old:
-                return old
-            vector: Vector | None = None
-            if lifecycle.needs_vector(old, new):
-                [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
-            try:
-                with self._vault.writing():
-                    self._vault.replace([old], [new], [vector])
-                    self.tell(who, verb, [new], new.updated_at)
-                    self.carry_on([old], [new], who)
+            new, written = self._changed(id, who, verb, require, make)
+            if written:
                 return new
-            except Conflict:
-                continue
-        raise Conflict(f"memory {id} changed {_TRIES} times while it was being changed: try again")
+        with self._vault.writing():  # others were quicker each time: what is read now cannot change under it
+            new, written = self._changed(id, who, verb, require, make)
+        if not written:
+            raise Conflict(f"memory {id} kept changing in the transaction in which it was to be changed: try again")
+        return new
+
+    def _changed(
+        self,
+        id: str,
+        who: str,
+        verb: str,
+        require: Callable[[str, MemCube], None],
+        make: Callable[[MemCube], MemCube],
+    ) -> tuple[MemCube, bool]:
+        """Read, decide, write; the memory, and whether it is what was to be made of it: nobody wrote in between."""
+        [old] = self.readable([id], who)
+        require(who, old)
+        new = make(old)
+        if new is old:
+            return old, True
+        vector: Vector | None = None
+        if lifecycle.needs_vector(old, new):
+            [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+        try:
+            with self._vault.writing():
+                [new] = self._vault.replace([old], [new], [vector])
+                self.tell(who, verb, [new], new.updated_at)
+                self.carry_on([old], [new], who)
+        except Conflict:
+            return old, False
+        return new, True
 
     def share(self, id: str, who: str, readers: frozenset[str], writers: frozenset[str]) -> MemCube:
         """Set who else may read and write. Raises AccessDenied for a reader who may not read what the memory was made from."""
@@ -265,18 +285,6 @@ class Writer:
         self.forget([c.id for c in new])
         return [c.id for c in new]
 
-    def expire(self, now: datetime) -> int:
-        """Mark what has lapsed; how many."""
-        states = (s for s in lifecycle.MOVES if State.EXPIRED in lifecycle.MOVES[s])
-        lapsed = filters.all_of(filters.in_states(states), f"NOT ({filters.unexpired(now)})")
-        with self._vault.writing():
-            old = [r.cube for r in self._vault.rows(lapsed)]
-            new = [lifecycle.expire(c, now) for c in old]
-            self._vault.replace(old, new, [None] * len(new))
-            for owner in sorted({c.access.owner for c in new}):  # nobody else's name: whoever acts sees his own events
-                self.tell(owner, "expire", [c for c in new if c.access.owner == owner], now)
-        return len(new)
-
     def tell(
         self,
         who: str,
@@ -299,10 +307,19 @@ class Writer:
         with self._vault.writing():
             self._vault.record([Event(str(uuid.uuid4()), at, who, verb, detail=detail)], [()])
 
+    def tell_left_out(self, who: str, at: datetime, kinds: str) -> None:
+        """Say, in the program's log and in the store's, what of added messages is not text, if anything."""
+        if not kinds:
+            return
+        detail = f"not text, a note stands for it or it was left out: {kinds}"
+        log.warning("add for %s: %s", who, detail)
+        self.told_of(who, "add", at, detail)
+
     def failed(self, who: str, verb: str, what: str) -> None:
         """Log and record something that failed and that a request was spared."""
         log.warning("%s for %s failed: %s", verb, who, what)
-        self.tell(who, verb, [], self._clock(), failed=what)
+        if self._vault.ledger.may_write():  # else the request was one of a reader, and goes on
+            self.tell(who, verb, [], self._clock(), failed=what)
 
     def _embed(self, known: dict[tuple[str | None, str], Vector], turns: Sequence[Turn]) -> None:
         new = [t for t in turns if (t.speaker, t.text) not in known]
@@ -328,7 +345,7 @@ class Writer:
             again = lifecycle.replaced(stored, _cube(draft, p)) if lapsed else None
             new.append(again or lifecycle.revise(stored, draft.created_at, text=p.turn.text))
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
-        self._vault.replace(old, new, vectors)
+        new = self._vault.replace(old, new, vectors)
         self.tell(draft.access.owner, "update", new, draft.created_at)
         self.carry_on(old, new, draft.access.owner)
         return {c.id: c for c in new}

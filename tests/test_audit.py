@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memos_core import Event, MemOS, MemOSError, NotFound, Policy
+from memos_core import Event, MemOS, MemOSError, NotFound, Policy, verify_store
 from memos_core import audit as rules
 from memos_core.cli import main
 from memos_core.tables import EVENTS
@@ -29,12 +29,23 @@ EVENT = st.builds(
 TOLD = st.lists(st.tuples(EVENT, st.lists(WORDS, max_size=3), st.none() | st.integers(0, 9)), min_size=1, max_size=8)
 
 
+KEYS = [None, b"0123456789abcdef0123456789abcdef"]
+KEY = st.sampled_from(KEYS)
+
+
 def opened(path: Path, **options: Any) -> MemOS:
     return MemOS(path, **{"embed": WordsEmbedder(), "actor": "ann", "clock": Clock(), **options})
 
 
-def chain(told: list[tuple[Event, list[str], int | None]]) -> tuple[list[rules.Told], rules.Head]:
-    return rules.chained([e for e, _, _ in told], [r for _, r, _ in told], [s for *_, s in told], rules.Head())
+def chain(
+    told: list[tuple[Event, list[str], int | None]], key: bytes | None = None
+) -> tuple[list[rules.Told], rules.Head]:
+    signer = None if key is None else rules.AuditKey(key)
+    return rules.chained([e for e, _, _ in told], [r for _, r, _ in told], [s for *_, s in told], rules.Head(), signer)
+
+
+def sound(stored: list[rules.Told], head: rules.Head, key: bytes | None) -> bool:
+    return rules.examined(stored, head, keys=rules.checked_keys(key)).sound
 
 
 def other_than(value: Any) -> Any:
@@ -48,9 +59,11 @@ def other_than(value: Any) -> Any:
 # --- the rules -------------------------------------------------------------------------------------------------------------
 
 
-@given(TOLD, st.data())
-def test_any_changed_field_of_any_event_is_found(told: list[tuple[Event, list[str], int | None]], data: Any) -> None:
-    stored, head = chain(told)
+@given(TOLD, KEY, st.data())
+def test_any_changed_field_of_any_event_is_found(
+    told: list[tuple[Event, list[str], int | None]], key: bytes | None, data: Any
+) -> None:
+    stored, head = chain(told, key)
     at = data.draw(st.integers(0, len(stored) - 1))
     one = stored[at]
     name = data.draw(st.sampled_from([*Event.__slots__, "readers", "seq", "number", "link", "checksum"]))
@@ -59,13 +72,16 @@ def test_any_changed_field_of_any_event_is_found(told: list[tuple[Event, list[st
     else:
         new = replace(one, **{name: other_than(getattr(one, name))})
     found = sorted([*stored[:at], new, *stored[at + 1 :]], key=lambda t: t.number)
-    assert rules.examined(stored, head).sound
-    assert not rules.examined(found, head).sound
+    assert sound(stored, head, key)
+    assert not sound(found, head, key)
+    assert not sound(found, head, None)
 
 
-@given(TOLD, st.data())
-def test_what_is_removed_inserted_or_moved_is_found(told: list[tuple[Event, list[str], int | None]], data: Any) -> None:
-    stored, head = chain(told)
+@given(TOLD, KEY, st.data())
+def test_what_is_removed_inserted_or_moved_is_found(
+    told: list[tuple[Event, list[str], int | None]], key: bytes | None, data: Any
+) -> None:
+    stored, head = chain(told, key)
     at = data.draw(st.integers(0, len(stored) - 1))
     removed = [*stored[:at], *stored[at + 1 :]]
     assert f"event {at + 1} is missing" in rules.examined(removed, head).faults
@@ -79,10 +95,12 @@ def test_what_is_removed_inserted_or_moved_is_found(told: list[tuple[Event, list
             replace(stored[other], number=at + 1),
             replace(stored[at], number=other + 1),
         )
-        assert not rules.examined(moved, head).sound
+        assert not sound(moved, head, key)
     forged, _ = chain([*told[:at], (replace(told[at][0], actor="mallory!"), *told[at][1:]), *told[at + 1 :]])
-    assert not rules.examined(forged, head).sound  # all links made anew: the head tells
-    assert not rules.examined(forged, rules.Head(head.number, forged[-1].link, head.rows), str(head)).sound
+    assert not sound(forged, head, key)  # all links made anew: the head tells
+    new_head = rules.Head(head.number, forged[-1].link, head.rows)
+    assert not rules.examined(forged, new_head, str(head)).sound
+    assert sound(forged, new_head, key) is (key is None)  # without a key nothing but a kept head tells
 
 
 def test_a_head_that_was_kept_is_found_again_however_long_the_chain_became(memory: MemOS) -> None:
@@ -97,10 +115,16 @@ def test_a_head_that_was_kept_is_found_again_however_long_the_chain_became(memor
 # --- what is stored --------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", params=KEYS, ids=["unkeyed", "keyed"])
+def key(request: pytest.FixtureRequest) -> bytes | None:
+    found: bytes | None = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def busy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def busy(tmp_path_factory: pytest.TempPathFactory, key: bytes | None) -> Path:
     path = tmp_path_factory.mktemp("busy") / "store"
-    with opened(path, policy=Policy(keep_versions=timedelta(seconds=1))) as memory:
+    with opened(path, audit_key=key, policy=Policy(keep_versions=timedelta(seconds=1))) as memory:
         cubes = [memory.add(f"tea number {n}")[0] for n in range(5)]
         memory.share(cubes[0].id, readers=["bob"])
         memory.delete([c.id for c in cubes[3:]])
@@ -126,10 +150,11 @@ def flip_one(busy: Path, path: Path, data: Any) -> None:
     (path / file.relative_to(busy)).write_bytes(raw)
 
 
-def assert_found(path: Path, whole: list[dict[str, Any]]) -> None:
+def assert_found(path: Path, whole: list[dict[str, Any]], key: bytes | None) -> None:
     """That a verification says so, or opening does, or that it changed nothing of the log: it was in an index, padding, statistics."""
     try:
-        with opened(path) as memory:
+        assert not verify_store(path, audit_key=key).sound or told_by(path) == whole
+        with opened(path, audit_key=key) as memory:
             sound = memory.verify().sound
         assert not sound or told_by(path) == whole
     except (MemOSError, UnicodeDecodeError, OverflowError):
@@ -140,34 +165,40 @@ def assert_found(path: Path, whole: list[dict[str, Any]]) -> None:
 
 @settings(max_examples=10)
 @given(data=st.data())
-def test_any_flipped_byte_of_the_log_is_found_or_changed_nothing_of_it(busy: Path, data: Any) -> None:
+def test_any_flipped_byte_of_the_log_is_found_or_changed_nothing_of_it(
+    busy: Path, key: bytes | None, data: Any
+) -> None:
     flip_one(busy, busy.parent / "flipped", data)
-    assert_found(busy.parent / "flipped", told_by(busy))
+    assert_found(busy.parent / "flipped", told_by(busy), key)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
-def test_a_damaged_index_tells_nothing_a_second_time(which: int, busy: Path, tmp_path: Path) -> None:
+def test_a_damaged_index_tells_nothing_a_second_time(which: int, busy: Path, key: bytes | None, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
     file = sorted((path / "events.lance" / "_indices").rglob("page_data.lance"))[which]
     raw = bytearray(file.read_bytes())
     raw[80] ^= 1  # in the index of the times it hides what was told
     file.write_bytes(raw)
-    assert_found(path, told_by(busy))
+    assert_found(path, told_by(busy), key)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @settings(max_examples=2000, derandomize=False)
 @given(data=st.data())
-def test_any_of_two_thousand_flipped_bytes_of_the_log_is_found_or_changed_nothing_of_it(busy: Path, data: Any) -> None:
+def test_any_of_two_thousand_flipped_bytes_of_the_log_is_found_or_changed_nothing_of_it(
+    busy: Path, key: bytes | None, data: Any
+) -> None:
     flip_one(busy, busy.parent / "flipped", data)
-    assert_found(busy.parent / "flipped", told_by(busy))
+    assert_found(busy.parent / "flipped", told_by(busy), key)
 
 
 @pytest.mark.parametrize("field", EVENTS.names)
-def test_any_changed_column_of_a_stored_event_is_found(field: str, busy: Path, tmp_path: Path) -> None:
+def test_any_changed_column_of_a_stored_event_is_found(
+    field: str, busy: Path, key: bytes | None, tmp_path: Path
+) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
-    with opened(path) as memory:
+    with opened(path, audit_key=key) as memory:
         before = memory.verify()
         assert before.sound
         changed = {"at": "timestamp '2026-03-02T09:00:01+00:00'", "readers": "['mallory']"}
@@ -177,9 +208,9 @@ def test_any_changed_column_of_a_stored_event_is_found(field: str, busy: Path, t
         assert not memory.verify().sound
 
 
-def test_an_end_that_was_cut_off_is_found_and_stays_found(busy: Path, tmp_path: Path) -> None:
+def test_an_end_that_was_cut_off_is_found_and_stays_found(busy: Path, key: bytes | None, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
-    with opened(path) as memory:
+    with opened(path, audit_key=key) as memory:
         last = memory.verify().events
         memory._vault.db.table("events").delete(f"number >= {last - 1}")
         assert memory.verify().faults == (f"events {last - 1} to {last} are missing",)
@@ -187,14 +218,14 @@ def test_an_end_that_was_cut_off_is_found_and_stays_found(busy: Path, tmp_path: 
         assert memory.verify().faults == (f"events {last - 1} to {last} are missing",)
 
 
-def test_a_head_that_was_taken_away_leaves_its_trace_in_the_log(busy: Path, tmp_path: Path) -> None:
+def test_a_head_that_was_taken_away_leaves_its_trace_in_the_log(busy: Path, key: bytes | None, tmp_path: Path) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
     (path / "audit" / "head").unlink()
-    with opened(path) as memory:
+    with opened(path, audit_key=key) as memory:
         assert "head" in memory.verify().faults[0]
         memory.add("more")
         assert memory.verify().sound
-    trace = [row for row in told_by(path) if row["verb"] == "audit"]
+    trace = [row for row in told_by(path) if row["verb"] == "audit" and row["outcome"] != "ok"]
     assert [(t["outcome"], t["subject"]) for t in trace] == [("failed", None)]
 
 
@@ -207,9 +238,11 @@ def test_a_head_that_was_taken_away_from_an_empty_log_is_missed(memory: MemOS) -
         assert [e.verb for e in again._vault.ledger.all("true")] == ["audit", "add"]
 
 
-def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(busy: Path, tmp_path: Path) -> None:
+def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(
+    busy: Path, key: bytes | None, tmp_path: Path
+) -> None:
     path = shutil.copytree(busy, tmp_path / "store")
-    with opened(path) as memory:
+    with opened(path, audit_key=key) as memory:
         before = (path / "audit" / "head").read_bytes()
         memory.add("tea")
         (path / "audit" / "head").write_bytes(before)
@@ -218,7 +251,11 @@ def test_a_process_killed_between_the_events_and_the_head_breaks_no_chain(busy: 
         assert memory.verify().sound
 
 
-def test_a_transaction_that_was_taken_back_leaves_a_sound_chain_that_tells_of_it(memory: MemOS) -> None:
+def test_a_transaction_that_was_taken_back_leaves_a_sound_chain_that_tells_of_it(
+    open_store: Callable[..., MemOS], key: bytes | None
+) -> None:
+    memory = open_store(audit_key=key)
+
     def fail() -> None:
         with memory.transaction():
             memory.add("cake")
@@ -231,7 +268,7 @@ def test_a_transaction_that_was_taken_back_leaves_a_sound_chain_that_tells_of_it
         fail()
     found = memory.verify()
     assert found.sound
-    assert [(e.verb, e.outcome) for e in reversed(memory.log())] == [
+    assert [(e.verb, e.outcome) for e in reversed(memory.log()) if e.verb != "audit"] == [
         ("add", "ok"), ("add", "rolled back"), ("group", "rolled back")
     ]  # fmt: skip
     with memory.transaction():
@@ -241,18 +278,22 @@ def test_a_transaction_that_was_taken_back_leaves_a_sound_chain_that_tells_of_it
         memory.members("team")
 
 
-def test_writers_beside_each_other_make_one_chain(open_store: Callable[..., MemOS]) -> None:
+def test_writers_beside_each_other_make_one_chain(open_store: Callable[..., MemOS], key: bytes | None) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
-    stores = [open_store() for _ in range(3)]
+    stores = [open_store(audit_key=key) for _ in range(3)]
     with ThreadPoolExecutor(3) as pool:
         for done in [pool.submit(lambda s=s: [s.add(f"tea {n}") for n in range(5)]) for s in stores]:
             done.result()
     assert stores[0].verify().sound
-    assert stores[0].verify().events == 15
+    assert stores[0].verify().events == 15 + (key is not None)
 
 
-def test_a_store_from_before_the_chain_gets_one_when_it_is_opened(busy: Path, tmp_path: Path) -> None:
+def test_a_store_from_before_the_chain_gets_one_when_it_is_opened(
+    busy: Path, key: bytes | None, tmp_path: Path
+) -> None:
+    if key is not None:
+        pytest.skip("there was no key then")
     path = shutil.copytree(busy, tmp_path / "store")
     with opened(path) as memory:
         log = memory.log(limit=1000)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from memos_core.bench import ttft
+from memos_core.bench.isolation import isolation
 from memos_core.cli import main
 
 
@@ -40,3 +41,19 @@ def test_a_gpu_that_is_not_there_is_refused(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main(["bench", "ttft", "--preset", "qwen3-8b"]) == 1
     assert "no GPU" in capsys.readouterr().err
+
+
+def test_twenty_actors_of_two_stores_and_two_processes_are_given_what_is_theirs(tmp_path: Path) -> None:
+    found = isolation(tmp_path / "stores", 150, seed=4)
+    assert set(found["of them"]) >= {"add", "branch", "claim group", "dump and load", "look there", "publish and pull"}
+    assert found["leaks"] == 0, found["first leaks"]
+    assert found["missing"] == 0
+
+
+def test_a_build_is_timed_beside_another(tmp_path: Path) -> None:
+    file, here = tmp_path / "builds.json", Path(__file__).parents[1]
+    words = ["bench", "builds", "--other", str(here), "--memories", "50", "--rounds", "0.01", "--json", str(file)]
+    assert main(words) == 0
+    results = json.loads(file.read_text())["results"]
+    assert set(results) == {"add", "search", "dump", "load"}
+    assert all(row["wall ratio"] > 0 for row in results.values())

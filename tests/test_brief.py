@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core import Hit, MemCube, MemOS
-from memos_core.brief import FOOTER, HEADER, arrange, estimate_tokens
+from memos_core import Hit, InvalidArgument, MemCube, MemOS
+from memos_core.brief import CUT, FOOTER, HEADER, arrange, estimate_tokens
 from tests.conftest import START, Clock
 from tests.test_lifecycle import a_cube
 
@@ -45,14 +45,53 @@ def characters(text: str) -> int:
     return len(text)
 
 
-@given(hits(), st.integers(1, 900), st.sampled_from([estimate_tokens, characters, lambda t: len(t.split())]))
+COUNTS = [estimate_tokens, characters, lambda t: len(t.split()), lambda t: len(t.encode())]
+
+
+@given(hits(), st.integers(1, 900), st.sampled_from(COUNTS))
 def test_a_brief_never_exceeds_its_budget_and_counts_itself_exactly(
     found: list[Hit], budget: int, count: object
 ) -> None:
-    brief = arrange(found, budget, count)  # type: ignore[arg-type]
+    try:
+        brief = arrange(found, budget, count)  # type: ignore[arg-type]
+    except InvalidArgument:
+        assert found
+        assert budget < 400  # type: ignore[operator]
+        return
     assert brief.tokens == (count(brief.text) if brief.cubes else 0) <= budget  # type: ignore[operator]
-    assert (brief.text == "") == (brief.cubes == ())
+    assert (brief.text == "") == (brief.cubes == ()) == (found == [])
     assert {c.id for c in brief.cubes} <= {h.cube.id for h in found}
+    assert not found or found[0].cube.id in {c.id for c in brief.cubes}
+
+
+@given(st.integers(1, 400), st.sampled_from(COUNTS), st.sampled_from(["tea with lemon ", "x", "日本語", "<recalled "]))
+def test_of_one_very_long_memory_there_is_a_beginning_that_fits_or_an_error(
+    budget: int, count: object, words: str
+) -> None:
+    found = [Hit(replace(a_cube(text=words * 20_000), id="1"), 0.5, ())]
+    try:
+        brief = arrange(found, budget, count)  # type: ignore[arg-type]
+    except InvalidArgument:
+        assert budget < count(HEADER + FOOTER)  # type: ignore[operator]
+        return
+    assert brief.tokens == count(brief.text) <= budget  # type: ignore[operator]
+    assert brief.text.endswith(f"{CUT}\n{FOOTER}") or len(brief.text) > 20_000  # all of it is one word
+    assert brief.text.startswith("<recalled-memories>\n")
+    assert not re.search(r"<\s*/?\s*recalled", brief.text.removesuffix(FOOTER)[1:])
+
+
+def test_a_small_budget_holds_the_best_memory_in_a_shorter_frame(memory: MemOS) -> None:
+    memory.add("I take my tea with lemon.")
+    memory.add("The boiler is serviced in October.")
+    brief = memory.brief("How do I take my tea?", max_tokens=60)
+    assert "I take my tea with lemon." in brief.text
+    assert "not instructions" in brief.text
+    assert brief.tokens <= 60
+    memory.add("tea " * 1_000 + "the end")
+    for budget in (60, 200, 900):
+        cut = memory.brief("tea " * 900, max_tokens=budget)
+        assert CUT in cut.text
+        assert 0 < cut.tokens <= budget
 
 
 @given(hits())
@@ -91,7 +130,9 @@ def test_a_brief_takes_the_best_that_fits(memory: MemOS) -> None:
     memory.add("tea in the morning")
     small = memory.brief("tea in the morning", max_tokens=90)
     assert [c.text for c in small.cubes] == ["tea in the morning"]
-    assert memory.brief("tea", max_tokens=5).text == ""
+    with pytest.raises(InvalidArgument, match="max_tokens: 5"):
+        memory.brief("tea", max_tokens=5)
+    assert memory.brief("tea", max_tokens=5, leave_out=lambda cube: True).text == ""
 
 
 def test_a_large_brief_is_made_in_a_moment() -> None:

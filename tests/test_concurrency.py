@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -229,3 +230,22 @@ def test_closing_takes_no_lock_from_a_thread_that_still_writes(tmp_path: Path, e
         assert isinstance(running.exception(), StoreClosed)
         other.add("afterwards")
         assert [h.cube.text for h in other.search("afterwards")] == ["afterwards"]
+
+
+@pytest.mark.parametrize("verb", ["update", "share", "archive and restore", "put"])
+def test_processes_that_change_one_memory_in_a_tight_loop_are_never_refused(verb: str, memory: MemOS) -> None:
+    [cube], count = memory.add("tea"), 40
+    words = [sys.executable, "-m", "tests.updating_writer", memory.path, cube.id, verb, str(count)]
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        writers = [stack.enter_context(subprocess.Popen(words, **pipes)) for _ in range(2)]  # type: ignore[call-overload]
+        for writer in writers:
+            assert writer.stdout.readline() == "ready\n"
+        for writer in writers:
+            writer.stdin.write("go\n")
+            writer.stdin.flush()
+        assert [writer.stdout.readline() for writer in writers] == ["0\n", "0\n"]
+    if verb == "update":
+        assert len(memory.get(cube.id).text.split("\n")) == 1 + 2 * count
+        assert len(memory.history(cube.id)) == 1 + 2 * count
+    assert memory.verify().sound

@@ -27,7 +27,7 @@ PURE = {
 PURE_MAY = {"numpy", "json_repair"}
 MAY_READ_TURNS = {"placement"}  # what a turn is, `reader` says
 THIRD_PARTY = {
-    "lancedb": {"vault", "database", "compaction", "ledger"}, "pyarrow": {"vault", "database", "tables", "ledger", "rules", "rowfiles", "view", "dumping", "intake", "landing", "loading"}, "torch": {"between", "units", "practice", "resident", "measuring", "curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "network", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
+    "lancedb": {"vault", "database", "compaction", "ledger", "verification"}, "pyarrow": {"vault", "database", "tables", "ledger", "verification", "rules", "rowfiles", "view", "dumping", "intake", "landing", "loading"}, "torch": {"between", "units", "practice", "resident", "measuring", "curriculum", "distil", "exercises", "fusion", "lora", "parametric", "gate", "attention", "embed", "model", "network", "shelf", "snapshots", "sampling", "room", "fingerprint", "tensors", "activation", "composition", "compose", "rotation", "steering", "guard", "constraint", "devices"}, "sentence_transformers": {"embed"},
     "filelock": {"sites"}, "fsspec": {"bucket", "places"}, "cryptography": {"signing"}, "s3fs": {"bucket"}, "botocore": {"bucket"}, "dateparser": {"reader"}, "json_repair": {"reader", "toolcalls"}, "ray": {"workers"},
     "transformers": {"attention", "model", "network", "sampling", "room", "activation", "embed", "compose"}, "peft": {"parametric"}, "llguidance": {"constraint"}, "phonenumbers": {"sensitivity"}, "stdnum": {"sensitivity"},
 }  # fmt: skip
@@ -167,6 +167,7 @@ def test_exports_are_these() -> None:
             "AnswerReader",
             "AnswerStream",
             "Audit",
+            "AuditKeyRequired",
             "Brief",
             "BrokenCall",
             "Carried",
@@ -184,6 +185,7 @@ def test_exports_are_these() -> None:
             "EmbedderMismatch",
             "Event",
             "Foreign",
+            "ForkedProcess",
             "Gate",
             "Generation",
             "Hit",
@@ -250,10 +252,12 @@ def test_exports_are_these() -> None:
             "WorkersUnavailable",
             "checked_decoding",
             "checked_forms",
+            "content_of",
             "grant",
             "new_key",
             "public_key",
             "read_answer",
+            "verify_store",
         ]
     )
     for name in memos_core.__all__:

@@ -180,3 +180,20 @@ def test_many_come_in_few_commits(memory: MemOS) -> None:
     assert memory.bring_in(importers.jsonl(lines), progress=lambda done, total: heard.append(done)) == (1_200, 1_200)
     assert heard == [500, 1_000, 1_200]
     assert memory.stats().memories == 1_200
+
+
+def test_lines_that_only_call_tools_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    lines = [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "tea?"}, {"type": "image_url", "image_url": {"url": "x"}}],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]},
+        {"role": "model", "content": "With lemon."},
+    ]
+    with caplog.at_level("WARNING", "memos_core"):
+        assert [(m.role, m.text) for m in importers.jsonl(lines)] == [
+            ("user", "tea?\n[image]"),
+            ("assistant", "With lemon."),
+        ]
+    assert "1 messages that only call tools" in caplog.text

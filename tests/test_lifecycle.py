@@ -69,14 +69,14 @@ def test_what_lapsed_is_never_returned_also_before_the_sweep(
     for change in (
         lambda: memory.update(short.id, "x"),
         lambda: memory.freeze(short.id),
-        lambda: memory.delete(short.id),
+        lambda: memory.delete(short.id, actor="bob"),
     ):
         with pytest.raises(NotFound):
             change()
     assert memory.tick().expired == 1
     assert memory.tick().expired == 0
     assert nowhere(memory, short.id)
-    assert [e.verb for e in memory.log(subject=short.id)] == ["expire", "add"]
+    assert [(e.verb, e.detail) for e in memory.log(subject=short.id)] == [("delete", "its time was over"), ("add", "")]
 
 
 def test_what_lapsed_shows_in_no_lineage(open_store: Callable[..., MemOS], clock: Clock) -> None:
@@ -170,9 +170,9 @@ def a_cube(state: State = State.GENERATED, text: str = "one") -> MemCube:
 
 @pytest.mark.parametrize("state", State)
 def test_states_move_as_the_table_says(state: State) -> None:
-    for to, move in ((State.ARCHIVED, rules.archive), (State.EXPIRED, rules.expire), (State.FROZEN, rules.freeze)):
+    for to, move in ((State.ARCHIVED, rules.archive), (State.FROZEN, rules.freeze)):
         cube = a_cube(state)
-        if state is to and to is not State.EXPIRED:
+        if state is to:
             assert move(cube, START) is cube
         elif to in rules.MOVES[state] and not (state is State.FROZEN and to is State.ARCHIVED):
             moved = move(cube, START + HOUR)

@@ -44,7 +44,7 @@ def test_on_the_labelled_sentences_it_finds_and_misses_what_the_readme_says() ->
         wrong.update(kind for kind, _ in found - wanted)
     assert {kind: (hit[kind], there[kind]) for kind in there} == {
         "email": (5, 8), "phone": (6, 9), "card": (3, 4), "iban": (3, 4), "ssn": (1, 2), "ip": (3, 3), "name": (0, 2), "address": (0, 1),
-        "birth": (0, 1), "passport": (0, 1),
+        "birth": (0, 1), "passport": (0, 1), "password": (12, 15), "api_key": (6, 7), "private_key": (1, 1),
     }  # fmt: skip
     assert wrong == {"ip": 1}  # a version of four numbers
 
@@ -117,6 +117,10 @@ def test_without_one_nothing_is_looked_for_and_a_wrong_one_is_refused(
     assert cube.sensitivity == ()
     later = open_store(sensitivity=Sensitivity(digits))
     assert later.get(cube.id, actor="bob").text == "tea costs [number]"  # also what was stored before
+    with pytest.raises(InvalidArgument, match="detect"):
+        open_store(sensitivity=Sensitivity("digits"))
+    with pytest.raises(InvalidArgument, match="raw"):
+        open_store(sensitivity=Sensitivity(digits, raw="clerk"))
     with pytest.raises(InvalidArgument, match="sensitivity"):
         open_store(sensitivity=digits)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from memos_core import (
+    AuditKeyRequired,
     Damaged,
     EmbedderMismatch,
     Item,
@@ -19,6 +20,7 @@ from memos_core import (
     NotFound,
     Policy,
     State,
+    verify_store,
 )
 from memos_core.blobs import Blobs, digest
 from memos_core.reembed import reembed
@@ -372,3 +374,21 @@ def test_the_log_is_verified_and_what_was_taken_from_it_is_named(
     assert other.verify().faults == ("events 2 to 3 are missing",)
     memory._vault.db.site.files.remove(["audit/head"])
     assert "head" in other.verify().faults[-1]
+
+
+def test_a_signed_log_is_written_with_its_key_alone_and_verified_without_opening_the_store(
+    place: dict[str, Any], open_here: Callable[..., MemOS]
+) -> None:
+    key, other = b"k" * 32, open_here()
+    other.add("before there was a key")
+    memory = open_here(audit_key=key)
+    memory.add("tea")
+    with pytest.raises(AuditKeyRequired):
+        other.add("cake")
+    assert other.stats().memories == 2
+    assert memory.verify().outcome == "authentic"
+    found = verify_store(**place, audit_key=key)
+    assert (found.outcome, found.events, found.authentic) == ("authentic", 3, 2)
+    memory._vault.db.site.files.remove(["audit/head"])
+    memory._vault.db._db.drop_table("events")
+    assert [f for f in verify_store(**place, audit_key=key).faults if f"{place['path']}/events.lance is missing" in f]

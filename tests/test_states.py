@@ -30,6 +30,7 @@ from tests.test_lifecycle import nowhere
 from tests.words import WordsEmbedder
 
 HOUR = timedelta(hours=1)
+DELETE = "delete, forget, retention, purge"
 
 
 class Superseding:
@@ -49,6 +50,7 @@ class One:
     def __init__(self, path: str) -> None:
         self.clock, self.reader = Clock(), Superseding()
         self.memory = MemOS(path, embed=WordsEmbedder(16), clock=self.clock, actor="ann", reader=self.reader)
+        self.memory.snapshot("before")
         self.id = self.memory.add("tea", key="k", ttl=1000 * HOUR)[0].id
         self.count = 0
 
@@ -88,8 +90,10 @@ class One:
         elif trigger == "tick after its time":
             self.clock.forward(hours=2000)
             memory.tick()
-        elif trigger == "delete, forget, retention":
-            memory.delete(("default",))
+        elif trigger == "rollback":
+            memory.rollback("before")
+        elif trigger == DELETE:
+            memory.delete([id])
         else:
             {"archive": memory.archive, "freeze": memory.freeze, "unfreeze": memory.unfreeze, "share": memory.share}[
                 trigger
@@ -108,8 +112,11 @@ class One:
 
 TRIGGERS = (
     "add again", "update", "restore", "merge", "merge, fuse", "archive", "archive, fuse", "supersede", "freeze", "unfreeze", "share",
-    "tick after its time", "delete, forget, retention",
+    "rollback", "tick after its time", DELETE,
 )  # fmt: skip
+
+
+PASSES_OVER = ("rollback", "tick after its time")  # what they may not touch
 
 
 def told(trigger: str, state: State, before: State | None) -> State | str | None:
@@ -149,11 +156,11 @@ def assert_moves_as_the_table_says(one: One, triggers: list[str]) -> None:
             state = one.state
             assert state is not None
             wanted = told(trigger, state, before)
-            if trigger == "delete, forget, retention" and wanted is None:
-                one.memory.delete([one.id]) if state is not State.EXPIRED else one.do(trigger)
+            if wanted is None:
+                one.do(trigger)
                 assert one.state is None
                 return
-            if wanted == "refused" and trigger != "tick after its time":  # a tick passes over what it may not touch
+            if wanted == "refused" and trigger not in PASSES_OVER:
                 with pytest.raises(NotFound if state is State.EXPIRED else IllegalTransition):
                     one.do(trigger)
             else:
@@ -161,9 +168,8 @@ def assert_moves_as_the_table_says(one: One, triggers: list[str]) -> None:
             assert one.state == (state if wanted == "refused" else wanted), f"{trigger} of {state}"
             if trigger == "freeze" and state is not State.FROZEN:
                 before = state
-            if (
-                one.is_over and one.state is not State.EXPIRED
-            ):  # its time ran out while it was frozen: returned to nobody, marked by a tick
+            if one.is_over and one.state is not State.EXPIRED:
+                # its time ran out while it was frozen: returned to nobody, removed by a tick
                 assert nowhere(one.memory, one.id)
                 return
 
@@ -174,7 +180,7 @@ def test_each_verb_does_to_each_state_what_the_table_says(state: State, trigger:
     one = One(str(tmp_path_factory.mktemp("one") / "store"))
     way = {
         State.GENERATED: [], State.ACTIVATED: ["archive", "restore"], State.MERGED: ["merge"], State.ARCHIVED: ["archive"],
-        State.EXPIRED: ["tick after its time"], State.FROZEN: ["merge", "freeze"],
+        State.EXPIRED: ["rollback"], State.FROZEN: ["merge", "freeze"],
     }[state]  # fmt: skip
     with one.memory:
         for step in way:

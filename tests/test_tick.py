@@ -302,7 +302,7 @@ def test_what_has_lapsed_is_expired_as_planned(memory: MemOS, clock: Clock) -> N
     report = memory.tick()
     assert done(report.moves) == ["expire plaintext"]
     assert report.expired == 1
-    assert memory.log(subject=cube.id, verb="expire")
+    assert [e.detail for e in memory.log(subject=cube.id, verb="delete")] == ["its time was over"]
 
 
 # --- what goes wrong ------------------------------------------------------------------------------------------------------

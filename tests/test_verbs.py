@@ -88,7 +88,7 @@ BAD_ADD: list[tuple[dict[str, Any], str]] = [
     ({"content": b"x"}, "content"), ({"content": []}, "content"), ({"content": ["ok", ""]}, r"content\[1\]"), ({"content": [["x"]]}, "content"),
     ({"content": {"content": "x"}}, "role"), ({"content": {"role": "emperor", "content": "x"}}, "emperor"),
     ({"content": {"role": ["user"], "content": "x"}}, "role"), ({"content": {"role": "user"}}, "content"),
-    ({"content": {"role": "user", "content": ["x"]}}, "content"), ({"content": {"role": "user", "content": "x", "id": 5}}, "id"),
+    ({"content": {"role": "user", "content": [7]}}, "content"), ({"content": {"role": "user", "content": "x", "id": 5}}, "id"),
     ({"content": {"role": "user", "content": "x", "name": 5}}, "name"), ({"content": {"role": "user", "content": "x", "timestamp": 5}}, "timestamp"),
     ({"content": {"role": "user", "content": "x", "timestamp": "2026-01-01T00:00:00"}}, "timestamp"),
     ({"content": {"role": "user", "content": "x", "timestamp": "soon"}}, "timestamp"),

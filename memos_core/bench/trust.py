@@ -7,14 +7,12 @@ by one and LanceDB's own deletion, a compaction alone, an append without a chain
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,16 +20,14 @@ from typing import Any
 import lancedb
 
 from .. import audit
-from ..errors import NotFound
-from ..grants import grant
 from ..memos import MemOS
 from ..tables import EVENTS
-from ..types import PUBLIC, Access, Event
+from ..types import Event
 from . import Timing, arguments, progress, report, table, timed
+from .isolation import isolation
 from .synthetic import Lookup, World
 
 _MARK = "xyzzyforgotten"
-_PURPOSES = (None, "support", "sales")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -45,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
         results = {
             "forgetting": forgetting(Path(folder) / "forgetting", args),
             "chain": chain(Path(folder) / "chain", args),
-            "isolation": isolation(Path(folder) / "isolation", args),
+            "isolation": isolation(Path(folder) / "isolation", args.operations),
         }
     rows = [
         (f"{part}: {name}", str(value) if isinstance(value, list) else value)
@@ -119,77 +115,6 @@ def chain(path: Path, args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {name: str(Timing.of(times[10:])) for name, times in seconds.items()}
     add, record, without = (statistics.median(times[10:]) for times in seconds.values())
     return found | {"the chain's share of an add": round((record - without) / add, 3), "sound": sound}
-
-
-def isolation(path: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """Random work of twenty actors; what each finds is held against a dictionary, and what is not there against what is another's."""
-    rng, lookup = random.Random(7), Lookup()
-    actors, groups = [f"actor{n}" for n in range(20)], ("red", "blue", "green")
-    members: dict[str, set[str]] = {}
-    rights: dict[str, tuple[str, list[tuple[str, str | None]]]] = {}
-    leaks = missing = looked = 0
-    gone, others = [], []
-    with MemOS(path, embed=lookup, actor="admin") as memory:
-
-        def regroup(name: str) -> None:
-            members[name] = set(rng.sample(actors, rng.randint(0, 20)))
-            memory.group(name, members[name])
-
-        def wanted(who: str) -> list[tuple[str, str | None]]:
-            mine = [f"group:{g}" for g, m in members.items() if who in m]
-            return [
-                (rng.choice([*actors, *mine, *mine, PUBLIC]), rng.choice(_PURPOSES)) for _ in range(rng.randint(0, 3))
-            ]
-
-        for name in groups:
-            regroup(name)
-        for n in range(args.operations):
-            who, purpose, what = rng.choice(actors), rng.choice(_PURPOSES), rng.random()
-            own = [id for id, (owner, _) in rights.items() if owner == who]
-            if what < 0.05:
-                regroup(rng.choice(groups))
-            elif what < 0.35 or not own:
-                given = wanted(who)
-                access = Access(who, frozenset(grant(g, purpose=p) for g, p in given))
-                rights[memory.add(f"tea number {n}", actor=who, access=access)[0].id] = who, given
-            elif what < 0.5:
-                id, given = rng.choice(own), wanted(who)
-                rights[id] = who, given
-                memory.share(id, [grant(g, purpose=p) for g, p in given], actor=who)
-            elif what < 0.55:
-                id = rng.choice(own)
-                del rights[id]
-                memory.delete(id, actor=who)
-            else:
-                looked += 1
-                allowed = {
-                    id for id, (owner, given) in rights.items()
-                    if owner == who or any(_holds(g, p, who, purpose, members) for g, p in given)
-                }  # fmt: skip
-                with memory.acting(purpose=purpose):
-                    found = {h.cube.id for h in memory.search("tea", actor=who, k=100_000)}
-                    if closed := sorted(rights.keys() - allowed):
-                        others.append(timed(_refused(memory, rng.choice(closed), who)))
-                        gone.append(timed(_refused(memory, str(uuid.uuid4()), who)))
-                leaks, missing = leaks + len(found - allowed), missing + len(allowed - found)
-    return {
-        "operations": args.operations, "searches held against the model": looked, "leaks": leaks, "missing": missing,
-        "get of what is not there": str(Timing.of(gone)), "get of what is another's": str(Timing.of(others)),
-    }  # fmt: skip
-
-
-def _holds(grantee: str, purpose: str | None, who: str, now: str | None, members: dict[str, set[str]]) -> bool:
-    group = grantee.removeprefix("group:")
-    named = grantee in (PUBLIC, who) or (group != grantee and who in members[group])
-    return named and purpose in (None, now)
-
-
-def _refused(memory: MemOS, id: str, who: str) -> Callable[[], None]:
-    def ask() -> None:
-        with suppress(NotFound):
-            memory.get(id, actor=who)
-
-    return ask
 
 
 def _raw_delete(folder: Path, memory: MemOS) -> float:

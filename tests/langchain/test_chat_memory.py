@@ -16,11 +16,11 @@ from langchain.agents import create_agent
 from langchain_core.caches import InMemoryCache
 from langchain_core.globals import set_llm_cache
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage
-from langchain_core.runnables import ConfigurableField
+from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langgraph.checkpoint.memory import InMemorySaver
 
 from langchain_memos import ChatMemOS, MemOSMemory
-from memos_core import InvalidArgument, MemOS, StoreClosed
+from memos_core import AccessDenied, InvalidArgument, MemOS, StoreClosed
 from tests.langchain.speaking import SUM, Person, add, chat, each_way
 from tests.networks import Recorder, random_model, reciting_model
 
@@ -116,6 +116,28 @@ def test_who_the_user_is_says_the_call_the_model_or_the_run(remembering: tuple[M
     agent.invoke({"messages": "How do you think I take my tea?"}, {"configurable": {"user_id": "ann"}})
     assert "lemon" in said.prompts[-1]
     assert len(said.prompts) == 4
+
+
+def test_where_a_server_authenticated_somebody_another_name_is_refused(remembering: tuple[MemOS, Recorder]) -> None:
+    memory, said = remembering
+    ann: Any = {"configurable": {"langgraph_auth_user_id": "ann"}}
+    forged: Any = {"configurable": {"langgraph_auth_user_id": "ann", "user_id": "bob"}}
+
+    def ask(config: Any, model: Any) -> str:
+        RunnableLambda(lambda words: model.invoke(words)).invoke("How do I take my tea?", config)
+        return said.prompts[-1]
+
+    model = ChatMemOS(memory=memory)
+    chosen = model.configurable_fields(user_id=ConfigurableField(id="user_id"))
+    assert "lemon" in ask(ann, model)
+    assert "salt" not in said.prompts[-1]
+    for refusing in (model, chosen, ChatMemOS(model=memory.model)):  # the last has no memory, but a cache
+        with pytest.raises(AccessDenied, match="trust_client_user=True"):
+            ask(forged, refusing)
+    assert len(said.prompts) == 1
+    assert "salt" in ask(forged, ChatMemOS(memory=memory, trust_client_user=True))
+    assert "salt" in ask(ann, ChatMemOS(memory=memory, user_id="bob"))
+    assert "salt" in ask(ann, model.bind(user_id="bob"))
 
 
 def test_other_namespaces_are_left_alone(remembering: tuple[MemOS, Recorder]) -> None:

@@ -53,7 +53,7 @@ def test_what_was_said_is_remembered_for_other_chats_and_stays_when_this_one_is_
     chat.clear()
     assert chat.messages == []
     said = kept(memory)
-    assert {c.text for c in said} == {"I take my tea with lemon.", "One moment.", "And?"}
+    assert {c.text for c in said} == {"I take my tea with lemon.", "One moment.", "And?\n[image]"}
     assert {(c.origin.session, c.origin.role) for c in said} == {("s1", "user"), ("s1", "assistant")}
     assert "lemon" in memory.brief("tea?", actor="ann").text
 

@@ -43,11 +43,14 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
     return RUNS[request.param]
 
 
-def tools() -> list[Any]:
+def tools(namespace: tuple[str, ...] = WHERE) -> list[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of LangMem's own imports
         langmem = pytest.importorskip("langmem", reason="LangMem's tools are tried where it is installed")
-        return [langmem.create_manage_memory_tool(namespace=WHERE), langmem.create_search_memory_tool(namespace=WHERE)]
+        return [
+            langmem.create_manage_memory_tool(namespace=namespace),
+            langmem.create_search_memory_tool(namespace=namespace),
+        ]
 
 
 def calling(name: str, **arguments: Any) -> AIMessage:
@@ -97,6 +100,17 @@ def test_langmems_tools_run_unchanged_in_a_plain_graph(store: MemOSStore, run: C
     assert "lemon" in answer(found)
     assert "milk" not in answer(found)
     assert store.list_namespaces() == [("memories", "ann"), ("memories", "bob")]
+
+
+def test_a_namespace_of_the_servers_user_is_not_the_clients_to_choose(
+    store: MemOSStore, run: Callable[..., Any]
+) -> None:
+    graph = StateGraph(MessagesState)
+    graph.add_node("tools", ToolNode(tools(("memories", "{langgraph_auth_user_id}"))))
+    compiled = graph.add_edge(START, "tools").compile(store=store)
+    sent = {"langgraph_user_id": "bob", "user_id": "bob", "langgraph_auth_user_id": "ann"}  # the last one by the server
+    run(compiled, {"messages": [calling("manage_memory", content="Tea with lemon.")]}, {"configurable": sent})
+    assert store.list_namespaces() == [("memories", "ann")]
 
 
 def test_what_langmem_wrote_is_recalled_by_the_middleware(memory: MemOS, store: MemOSStore) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.memory.types import BaseMemory
 
 from llamaindex_memos import MemOSMemory
@@ -195,6 +195,13 @@ def test_it_learns_nothing_if_told_so(engine: MemOS, remembering: Any) -> None:
     assert texts(engine) == []
 
 
+def test_a_note_stands_for_what_is_no_text(engine: MemOS, remembering: Any) -> None:
+    picture = ImageBlock(image=b"AAAA", image_mimetype="image/png")
+    remembering().put(ChatMessage(role="user", blocks=[TextBlock(text="What is this?"), picture]))
+    remembering().put(ChatMessage(role="user", blocks=[picture]))
+    assert texts(engine) == ["What is this?\n[image]", "[image]"]
+
+
 # --- set -------------------------------------------------------------------------------------------------------------------
 
 
@@ -250,6 +257,31 @@ def test_history_of_a_caller_who_names_no_session_is_not_learnt_at_each_turn(eng
     assert sorted(texts(engine)) == sorted(m.content for m in history)
     remembering().set([user("An old chat."), assistant("Never seen before.")])
     assert "An old chat." in texts(engine)
+
+
+@pytest.mark.parametrize("last", ["Noted.", "ok"])
+def test_a_history_of_a_caller_who_names_no_session_is_learnt_whatever_its_last_words_are(
+    engine: MemOS, remembering: Any, last: str
+) -> None:
+    remembering().set([user("I have a dog."), assistant(last)])
+    remembering().set([user("I live in Braga."), assistant("Where?"), user("Rua Nova."), assistant(last)])
+    assert sorted(texts(engine)) == sorted(["I have a dog.", last, "I live in Braga.", "Where?", "Rua Nova.", last])
+    remembering().set([user("Do you smoke?"), assistant("No"), user("ok")])
+    remembering().set([user("Do you drink?"), assistant("No"), user("ok")])
+    assert (texts(engine).count("No"), texts(engine).count("Do you drink?")) == (2, 1)
+
+
+def test_of_a_history_of_a_caller_who_names_no_session_the_rest_is_learnt(engine: MemOS, remembering: Any) -> None:
+    remembering().set(HISTORY)
+    longer = [*HISTORY, user("Momo is three."), assistant("ok")]
+    remembering().set(longer)
+    remembering().set(longer)
+    remembering().set(longer[-4:])
+    assert sorted(texts(engine)) == sorted(m.content for m in longer)
+    [gone] = [c for c in learnt(engine) if c.text == HISTORY[0].content]
+    engine.delete(gone.id, actor="ann")
+    remembering().set(longer)
+    assert HISTORY[0].content not in [c.text for c in learnt(engine)]
 
 
 def test_two_who_hand_in_the_same_history_at_the_same_time_store_it_once(engine: MemOS, remembering: Any) -> None:

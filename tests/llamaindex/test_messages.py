@@ -33,7 +33,6 @@ def words(text: str) -> list[str]:
         (message("assistant", "Hi."), "Hi."),
         (message("model", "Hi."), "Hi."),
         (message("chatbot", "Hi."), "Hi."),
-        (message("user", [TextBlock(text="one"), ImageBlock(image=b"x"), TextBlock(text="two")]), "one\ntwo"),
         (message("user", "half \ud83d \x00"), "half ? \x00"),
         (message("assistant", REACT + "Noon."), "Noon."),
         (message("assistant", REACT + "Two lines:\nAnswer: yes"), "Two lines:\nAnswer: yes"),
@@ -41,7 +40,6 @@ def words(text: str) -> list[str]:
         (message("assistant", "Thought: hard to say."), "Thought: hard to say."),
         (message("user", REACT + "Noon."), REACT + "Noon."),
         (message("user", "  \n"), None),
-        (message("user", [ImageBlock(image=b"x")]), None),
         (message("assistant", None, tool_calls=[{"id": "1"}]), None),
         (message("tool", "tool output"), None),
         (message("function", "tool output"), None),
@@ -53,6 +51,21 @@ def test_what_people_and_the_model_said_is_taken_and_nothing_else(given: ChatMes
     assert said(given) == expected
     turn = as_turn(given, "7")
     assert (None if turn is None else turn["content"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("blocks", "expected", "turn"),
+    [
+        ([TextBlock(text="one"), ImageBlock(image=b"x"), TextBlock(text="two")], "one\ntwo", "one\ntwo\n[image]"),
+        ([ImageBlock(image=b"x")], None, "[image]"),
+    ],
+)
+def test_a_note_stands_for_an_image_in_what_is_learnt_and_not_in_what_is_asked(
+    blocks: list[Any], expected: str | None, turn: str
+) -> None:
+    given = message("user", blocks)
+    assert said(given) == expected
+    assert (as_turn(given) or {})["content"] == turn
 
 
 def test_a_turn_has_the_name_and_time_that_the_message_carries() -> None:
