@@ -102,9 +102,7 @@ FORMS = {
 
 @pytest.mark.parametrize("form", sorted(FORMS))
 @pytest.mark.parametrize("state", [Added, Delta])
-def test_a_message_without_an_id_is_recalled_for_and_written(
-    memory: MemOS, run: Any, state: Any, form: str
-) -> None:
+def test_a_message_without_an_id_is_recalled_for_and_written(memory: MemOS, run: Any, state: Any, form: str) -> None:
     memory.add("Ann takes her tea with lemon.", actor="ann")
     llm = model(calling("look"), "With lemon.")
     run(agent(llm, memory, tools=[look], state_schema=state), {"messages": FORMS[form]("How do I take my tea?")})
@@ -171,14 +169,6 @@ def test_an_edited_message_is_a_new_version_of_its_memory(memory: MemOS, run: An
     run(agent(llm, memory), {"messages": "Where do I live?"})
     assert "I live in Braga" in llm.system()
     assert "I live in Porto" not in llm.system()
-
-
-def test_a_message_edited_back_says_again_what_it_said_first(memory: MemOS) -> None:
-    chat = agent(model(), memory, checkpointer=InMemorySaver())
-    for city in ("Porto", "Braga", "Porto"):
-        chat.invoke({"messages": [HumanMessage(f"I live in {city}", id="h1")]}, thread("1"))
-    [home] = [c for c in kept(memory) if c.origin.message_id == "h1"]
-    assert (home.text, home.version) == ("I live in Porto", 3)
 
 
 def test_a_message_further_up_that_is_edited_is_a_new_version_too(memory: MemOS, run: Any) -> None:
@@ -291,11 +281,14 @@ class Weather(BaseModel):
 
 @pytest.mark.parametrize("confirmation", [None, "Thank you."])
 def test_a_structured_answer_given_as_a_call_is_remembered(memory: MemOS, run: Any, confirmation: str | None) -> None:
-    llm = model(
+    replies = [
         calling("Weather", city="Porto"),  # no degrees: it is asked again
         calling("Weather", city="Porto", degrees=20),
         calling("Weather", "Here:", city="Évora", degrees=30),
-    )
+    ]
+    for number, reply in enumerate(replies):
+        reply.tool_calls[0]["id"] = f"call-{number}"
+    llm = model(*replies)
     form = ToolStrategy(Weather, tool_message_content=confirmation)
     chat = agent(llm, memory, response_format=form, checkpointer=InMemorySaver())
     found = run(chat, {"messages": "How warm is it in Porto?"}, thread("1"))
@@ -360,9 +353,9 @@ class Refuse(AgentMiddleware):
         return {"messages": [AIMessage("I cannot talk about this.")], "jump_to": "end"}
 
 
-def test_the_words_of_a_guard_rail_are_not_something_said(memory: MemOS, run: Any) -> None:
+def test_what_answers_in_the_place_of_a_model_that_is_not_called_is_the_answer(memory: MemOS, run: Any) -> None:
     run(agent(model(), memory, Refuse()), {"messages": "tea?"})
-    assert texts(memory) == ["tea?"]
+    assert texts(memory) == ["tea?", "I cannot talk about this."]
 
 
 class Rewrite(AgentMiddleware):
