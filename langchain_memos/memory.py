@@ -292,8 +292,8 @@ def _without_notices(messages: Sequence[AnyMessage], heard: Sequence[AIMessage])
     an answer puts another message in its place). Where the model was not called at all, whatever answered in its place is the answer."""
     if not heard:
         return list(messages)
-    last = last_turn(messages)
-    start = len(messages) - len(last)
+    asked = question(messages)
+    start = next((i for i, m in enumerate(messages) if m is asked), 0)
     ids = {m.id for m in heard}
     is_rewritten = heard[-1].id not in {m.id for m in messages}
     return [
