@@ -77,11 +77,12 @@ def _with_notes(message: BaseMessage) -> str | None:
     text = said(message)
     if isinstance(message.content, str) or not isinstance(message, HumanMessage | AIMessage) or is_summary(message):
         return text
+    others = [p for p in message.content if not isinstance(p, str) and p.get("type") != "text"]
     try:
-        noted = content_of(message.content).text
+        notes = content_of(others).text.encode("utf-8", "replace").decode()
     except InvalidArgument:  # another program's parts: what is text is kept
         return text
-    return noted.encode("utf-8", "replace").decode() if noted.strip() else text
+    return "\n".join(filter(None, [text, notes])) or None
 
 
 def question(messages: Sequence[AnyMessage]) -> AnyMessage | None:

@@ -162,7 +162,7 @@ def test_a_question_without_text_recalls_nothing_and_does_no_harm(memory: MemOS)
     image = {"type": "image", "url": "https://example.org/cat.png"}
     llm = model("A cat.")
     agent(llm, memory).invoke({"messages": [HumanMessage([image])]})
-    assert texts(memory) == ["A cat."]
+    assert texts(memory) == ["[image]", "A cat."]
 
 
 def test_with_write_off_it_only_recalls(memory: MemOS) -> None:
