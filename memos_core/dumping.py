@@ -13,6 +13,7 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
@@ -96,8 +97,10 @@ class Dumper:
             rmtree(folder, ignore_errors=True)
             return replace(report, target=target.url)
         with view(self._vault) as now:
+            known = self._vault.rules.under(GROUP) if wanted.groups else {}
+            now.grants = set() if known and not wanted.whole else None
             listed = now.listed(wanted.where, wanted.past)
-            groups = self._groups(wanted, now.grants)
+            groups = _groups(wanted, known, now.grants or ())
             check(now, listed)
             writing = _Writing(now, target, self._blobs, redact, self._vault.manifest.dimension)
             left_out: dict[str, int] = {}
@@ -133,20 +136,6 @@ class Dumper:
             sum(f.bytes for f in found.files), len(found.files), writing.reused, found.left_out,
             found.whole, tuple(sorted(n for n, g in found.groups.items() if g.members is not None)),
         )  # fmt: skip
-
-    def _groups(self, wanted: Selection, named: Iterable[str]) -> dict[str, Group]:
-        """The groups that go along: those of grants in it, with members if they are the dumper's own; of a whole store all."""
-        known = self._vault.rules.under(GROUP) if wanted.groups else {}
-        if wanted.whole:
-            return {name: Group(rule["owner"], tuple(rule["members"])) for name, rule in known.items()}
-        found = {}
-        for name in grants.groups(named) & known.keys():
-            owner, members = known[name]["owner"], known[name]["members"]
-            if wanted.who == owner:
-                found[name] = Group(owner, tuple(members))
-            elif wanted.who in members:
-                found[name] = Group(owner)
-        return found
 
     def _sources(self, ids: Sequence[str]) -> dict[str, list[MemCube]]:
         """What memories were made from, of those whose sources are all there."""
@@ -271,6 +260,20 @@ def _is_ours(name: str) -> bool:
     except DumpRefused:
         return False
     return True
+
+
+def _groups(wanted: Selection, known: Mapping[str, Any], named: Iterable[str]) -> dict[str, Group]:
+    """The groups that go along: those of grants in it, with members if they are the dumper's own; of a whole store all."""
+    if wanted.whole:
+        return {name: Group(rule["owner"], tuple(rule["members"])) for name, rule in known.items()}
+    found = {}
+    for name in grants.groups(named) & known.keys():
+        owner, members = known[name]["owner"], known[name]["members"]
+        if wanted.who == owner:
+            found[name] = Group(owner, tuple(members))
+        elif wanted.who in members:
+            found[name] = Group(owner)
+    return found
 
 
 def _source(manifest: Manifest) -> Source:

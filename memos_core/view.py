@@ -41,13 +41,13 @@ class View:
         self._vault = vault
         self._cubes = cubes
         self._history = history
-        self.grants: set[str] = set()
-        """Of what was listed so far."""
+        self.grants: set[str] | None = None
+        """The grants of what was listed so far, if an empty set was put here to be filled: reading them takes time."""
 
     def listed(self, where: str, past_where: str | None) -> list[Listed]:
         """The memories that a condition holds for, and of their versions before those that another one holds for (None: none)."""
         with self._vault.db.guarded("cubes"):
-            query = self._cubes.search().where(where).select([*_LISTED, _READERS]).with_row_id(True)
+            query = self._cubes.search().where(where).select([*_LISTED, *self._more()]).with_row_id(True)
             found = query.limit(ALL).to_arrow()
         self._learn(found)
         rows = zip(*(found[n].to_pylist() for n in (*_LISTED, "_rowid")), strict=True)
@@ -62,7 +62,10 @@ class View:
     def _past(self, where: str) -> dict[str, dict[int, tuple[int, int]]]:
         with self._vault.db.guarded("history"):
             query = (
-                self._history.search().where(where).select(["id", "version", "checksum", _READERS]).with_row_id(True)
+                self._history.search()
+                .where(where)
+                .select(["id", "version", "checksum", *self._more()])
+                .with_row_id(True)
             )
             found = query.limit(ALL).to_arrow()
         self._learn(found)
@@ -72,8 +75,12 @@ class View:
             past.setdefault(id, {})[version] = (row, sum)
         return past
 
+    def _more(self) -> list[str]:
+        return [] if self.grants is None else [_READERS]
+
     def _learn(self, rows: pa.Table) -> None:
-        self.grants.update(pc.unique(pc.list_flatten(rows[_READERS].combine_chunks())).to_pylist())
+        if self.grants is not None:
+            self.grants.update(pc.unique(pc.list_flatten(rows[_READERS].combine_chunks())).to_pylist())
 
     def memories(self, rows: Sequence[int]) -> pa.Table:
         """Current versions, checked against their sums; columns id, version, text, record, vector."""
