@@ -229,6 +229,10 @@ class Exchange:
         seen = tuple(sorted(checked_actors(visibility, "visibility")))
         if not seen:
             raise InvalidArgument("visibility: say who may load it: names, or PUBLIC")
+        if several := [one for one in seen if grants.is_reserved(one)]:
+            raise InvalidArgument(
+                f"visibility: {several[0]!r} is no actor; no other store knows who is in a group here"
+            )
         terms = Publication(
             _publication_name(name), 0, about, checked_tags(tags), seen, licence, reader.aware(expires_at, "expires_at"),
             None if uses is None else checked_number(uses, "uses"),

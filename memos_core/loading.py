@@ -6,9 +6,10 @@ what is newer here stays.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from .staging import bring, staging
 from .subscriptions import Uses
 from .tables import Row
 from .terms import Order, made_by, require_terms
-from .types import Kind, MemCube, Text
+from .types import Event, Kind, MemCube, Text
 from .vault import ALL, Vault
 
 _TRIES = 4  # how often what is ready is made anew because somebody wrote meanwhile; the last time nobody can
@@ -168,6 +169,7 @@ class Loader:
             readers = _readers(intake, landing)
             if coming := self._rules_of(order, found):
                 self._vault.rules.put(coming)
+                self._tell_of(order, coming)
             self._vault.use_grants(one for listed in set(readers.values()) for one in listed)
             note_tags(self._vault.rules, intake.sensitive)
             written = [
@@ -183,6 +185,7 @@ class Loader:
                 self._uses.count(found.publication, found.signature["key"], brought.url)
             cargo = Cargo(order.who, self._clock(), order.verb, written, queued)
             self._landing.commit(cargo, lambda seq: _rows(intake, landing, seq), lambda: _past(intake, written), blobs)
+            self._keep_by(coming)
             landed(
                 {
                     f: {e.id: e.version if e.lands else e.base for e in entries if e.lands or e.base}
@@ -250,9 +253,14 @@ class Loader:
         }  # fmt: skip
 
     def _known_groups(self, order: Order, found: Parcel) -> set[str]:
-        """The groups of a dump that are the same here, by name and owner, or will be."""
+        """The groups of a dump that are the same here, by name and owner, or will be; as `share` has it, of those that the loader owns or is
+        in, unless he acts for all: a dump may lie about owners."""
         here = self._vault.rules.under(GROUP)
-        same = {n for n, group in found.groups.items() if n in here and here[n]["owner"] == group.owner}
+        for_all = order.owner is None and self._may_act_for_all(order.who)
+        same = {
+            n for n, group in found.groups.items()
+            if n in here and here[n]["owner"] == group.owner and (for_all or order.who in (group.owner, *here[n]["members"]))
+        }  # fmt: skip
         return same | self._coming_groups(order, found).keys()
 
     def _rules_of(self, order: Order, found: Parcel) -> dict[str, Any]:
@@ -263,6 +271,28 @@ class Loader:
             here = self._vault.rules.under(RULE)
             rules |= {RULE + path: seconds for path, seconds in found.retention.items() if path not in here}
         return rules
+
+    def _tell_of(self, order: Order, rules: Mapping[str, Any]) -> None:
+        """Record of each rule that came along what the verb that makes one records."""
+        now = self._clock()
+        for name, rule in rules.items():
+            if name.startswith(GROUP):
+                what, readers = f"{name.removeprefix(GROUP)}: {len(rule['members'])} members", rule["members"]
+                told = Event(str(uuid.uuid4()), now, order.who, "group", detail=f"{what}, with a dump")
+                self._vault.record([told], [{rule["owner"], *readers}])
+                continue
+            owner, *where = filters.decode_namespace(name.removeprefix(RULE))
+            said = f"{'/'.join(where) or 'everything'}: for {timedelta(seconds=rule)}, with a dump"
+            self._vault.record([Event(str(uuid.uuid4()), now, order.who, "retain", detail=said)], [[owner]])
+
+    def _keep_by(self, rules: Mapping[str, Any]) -> None:
+        """Let rules of retention that came along hold for what was here, too, as `MemOS.retain` does."""
+        for name in (n for n in rules if n.startswith(RULE)):
+            owner, *where = filters.decode_namespace(name.removeprefix(RULE))
+            mine = filters.all_of(f"owner = {filters.literal(owner)}", filters.under(tuple(where)))
+            pairs = [(r.cube, self._vault.retained(r.cube)) for r in self._vault.rows(mine)]
+            changed = [(old, new) for old, new in pairs if old is not new]
+            self._vault.renew([old for old, _ in changed], [new for _, new in changed])
 
     def _here(self, found: Parcel) -> Callable[[Sequence[str]], Mapping[str, Row]]:
         """What is here of some ids. Where few are here, or many are asked for, the ids of all that is here are read once."""

@@ -16,7 +16,7 @@ from os import PathLike
 from . import filters, governance, parcel, signing
 from .dumping import Dumper, DumpReport, Selection
 from .embedding import Embedding, unit
-from .errors import AccessDenied, DumpRefused, IllegalTransition
+from .errors import AccessDenied, DumpRefused, IllegalTransition, StoreUnavailable
 from .leaving import Leaving
 from .loading import Landed, Loader, LoadReport
 from .parcel import Parcel, Publication
@@ -111,24 +111,30 @@ class MemStore:
         return self._dumper.dump(wanted, place, redact=redact, progress=progress, finish=finish)
 
     def offers(self, target: Place) -> list[Offer]:
-        """What is published at a target, signed by whom it says, or refused. A folder that holds no publication is passed over."""
+        """What is published at a target, signed by whom it says, or refused. A folder that holds nothing of a dump is passed over."""
         found = []
         for name in target.folders():
+            place = target.below(name)
             try:
-                there = parcel.read(target.below(name).manifest(), target.below(name).url)
-                if there.publication is None or there.signature is None or there.publication.name != name:
-                    continue
-                signing.require_signed(parcel.body(there), there.signature, name)
-            except DumpRefused as error:
-                if target.below(name).size(parcel.MANIFEST) is not None:
+                found.append(self._offer(place, name))
+            except (DumpRefused, StoreUnavailable) as error:
+                if _holds_a_dump(place):
                     log.warning("publication %s: %s", name, error)
                     found.append(Offer(Publication(name, 0), "", 0, 0, None, refused=str(error)))
-                continue
-            size = sum(f.bytes for f in there.files)
-            found.append(
-                Offer(there.publication, there.signature["key"], there.counts["memories"], size, there.made_at)
-            )
         return found
+
+    @staticmethod
+    def _offer(place: Place, name: str) -> Offer:
+        """One publication. Raises DumpRefused for one that is damaged, not signed, or another's than its folder says."""
+        there = parcel.read(place.manifest(), place.url)
+        if there.publication is None or there.signature is None:
+            lacks = "no publication" if there.publication is None else "not signed"
+            raise DumpRefused(f"{place.url} is {lacks}: what is published says so and is signed")
+        if there.publication.name != name:
+            raise DumpRefused(f"{place.url} was published as {there.publication.name!r}: it was moved or renamed")
+        signing.require_signed(parcel.body(there), there.signature, name)
+        size = sum(f.bytes for f in there.files)
+        return Offer(there.publication, there.signature["key"], there.counts["memories"], size, there.made_at)
 
     def subscribe(self, subscription: Subscription) -> Subscription:
         """Keep a subscription, under an id of its own."""
@@ -232,3 +238,9 @@ class MemStore:
                 raise AccessDenied(
                     "some of these memories were made from others' that may not be shown to whom they would be published"
                 )
+
+
+def _holds_a_dump(place: Place) -> bool:
+    """Whether a folder holds a manifest, or files of a dump whose manifest was taken away."""
+    folders = ("memories/", "history/", "payloads/")
+    return place.size(parcel.MANIFEST) is not None or any(name.startswith(folders) for name in place.names())

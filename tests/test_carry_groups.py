@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,7 @@ from memos_core import AccessDenied, Conflict, InvalidArgument, MemOS, NotFound,
 from memos_core.cli import main
 from memos_core.types import Access
 from tests.conftest import Clock
+from tests.dumps import files_of, put, with_manifest
 
 
 @pytest.fixture
@@ -91,6 +93,28 @@ def test_a_group_that_is_anothers_does_not_come_along_with_a_members_dump(
     assert seen(other, "eve") == set()
 
 
+def test_a_dump_that_lies_about_a_groups_owner_gives_its_members_nothing(
+    memory: MemOS, other: MemOS, tmp_path: Path
+) -> None:
+    shared(memory, "group:team")
+    memory.dump(tmp_path / "dump")
+    lie = with_manifest(files_of(tmp_path / "dump"), lambda m: m["groups"]["team"].update(owner="eve"))
+    other.group("team", ["eve"], actor="eve")
+    report = other.load(put(lie, tmp_path / "lie"), actor="ann")
+    assert report.left_out == {"grants_to_unknown_groups": 1}
+    assert seen(other, "eve") == set()
+
+
+def test_the_log_tells_of_a_group_that_came_along(memory: MemOS, other: MemOS, tmp_path: Path) -> None:
+    shared(memory, "group:team")
+    memory.dump(tmp_path / "dump")
+    for _ in range(2):
+        other.load(tmp_path / "dump", actor="ann")
+    for actor in ("ann", "bob"):
+        assert [e.detail for e in other.log(actor=actor, verb="group")] == ["team: 1 members, with a dump"]
+    assert other.log(actor="eve", verb="group") == []
+
+
 def test_a_name_that_others_grants_use_cannot_be_taken(memory: MemOS) -> None:
     shared(memory, "group:team")
     memory._vault.rules.drop("group:team")  # as a store of before may be, into which such grants were loaded
@@ -119,6 +143,15 @@ def test_a_publication_brings_no_grants(memory: MemOS, other: MemOS, tmp_path: P
     wanted = other.subscribe(tmp_path / "shelf", trust=[public], actor="bob")
     other.pull([wanted.id], actor="bob")
     assert (seen(other, "eve"), seen(other, "bob")) == (set(), {"green tea for the team"})
+
+
+def test_a_publication_is_for_actors_since_no_other_store_knows_a_group(memory: MemOS, tmp_path: Path) -> None:
+    shared(memory, "group:team")
+    new_key(tmp_path / "key.pem")
+    for name in ("group:team", grant("bob", purpose="support")):
+        with pytest.raises(InvalidArgument, match="visibility"):
+            memory.publish(tmp_path / "shelf", "teas", key=tmp_path / "key.pem", visibility=[name])
+    assert not (tmp_path / "shelf").exists()
 
 
 # --- who runs a store --------------------------------------------------------------------------------------------------------
@@ -196,6 +229,22 @@ def test_a_store_with_an_operator_takes_in_others_memories_by_him_alone(
     assert other.load(tmp_path / "dump", as_they_are=True, actor="root").added == 1
 
 
+def test_a_rule_of_retention_that_comes_along_holds_for_what_was_here(
+    memory: MemOS, other: MemOS, tmp_path: Path, clock: Clock
+) -> None:
+    memory.add("new tea", actor="bob")
+    memory.retain((), timedelta(days=9), actor="bob")
+    memory.grant_operator("root")
+    memory.dump(tmp_path / "dump", whole=True, actor="root")
+    other.add("old tea", actor="bob")
+    other.load(tmp_path / "dump", as_they_are=True)
+    assert [e.verb for e in other.log(actor="bob", verb="retain")] == ["retain"]
+    clock.forward(days=8)
+    assert seen(other, "bob") == {"new tea", "old tea"}
+    clock.forward(days=2)
+    assert seen(other, "bob") == set()
+
+
 # --- what was tampered with is said to be ------------------------------------------------------------------------------------
 
 
@@ -227,3 +276,36 @@ def test_a_publication_that_was_tampered_with_is_reported(
         other.close()
         assert main(["offers", other.path, str(shelf)]) == 0
         assert "teas is refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["not signed", "no publication", "plain", "another name", "moved", "no manifest"])
+def test_a_publication_that_lost_what_makes_it_one_is_reported_before_it_was_ever_pulled(
+    how: str, memory: MemOS, other: MemOS, tmp_path: Path
+) -> None:
+    public, folder = new_key(tmp_path / "key.pem"), tmp_path / "shelf" / "teas"
+    memory.add("tea")
+    memory.publish(tmp_path / "shelf", "teas", key=tmp_path / "key.pem", visibility=["*"])
+    (tmp_path / "shelf" / "notes").mkdir()
+    (tmp_path / "shelf" / "notes" / "readme.txt").write_text("no dump")
+    said = json.loads((folder / "memos.json").read_text())
+    if how == "moved":
+        folder = folder.rename(tmp_path / "shelf" / "cakes")
+    elif how == "no manifest":
+        (folder / "memos.json").unlink()
+    else:
+        if how == "another name":
+            said["publication"]["name"] = "cakes"
+        for lost in {
+            "not signed": ["signature"],
+            "no publication": ["publication"],
+            "plain": ["signature", "publication"],
+        }.get(how, ()):
+            del said[lost]
+        (folder / "memos.json").write_text(json.dumps(said))
+    [offer] = other.offers(tmp_path / "shelf")
+    assert offer.terms.name == folder.name
+    assert str(folder) in str(offer.refused)
+    other.subscribe(tmp_path / "shelf", trust=[public])
+    [report] = other.pull()
+    assert (report.name, report.refused) == (folder.name, offer.refused)
+    assert other.stats().memories == 0
