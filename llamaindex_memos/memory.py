@@ -6,6 +6,7 @@ Knows when LlamaIndex's chat engines and agents ask for a memory and when they w
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -22,6 +23,8 @@ from .conversation import Change, Conversation, Kept, following, replaced
 from .engine import Engine, OwnLock, defaults, engine_of
 from .longterm import LongTerm, OnError, Turn, checked
 from .messages import Insert, as_turn, asked, fitting, noted, packed, reminded, same, size, unpacked
+
+log = logging.getLogger("llamaindex_memos")
 
 _RATIO = 0.75  # of a model's context that is the memory's, as core's ChatMemoryBuffer has it
 _WAITING = 1_000  # turns that are kept to be learnt later while the engine fails
@@ -343,7 +346,18 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
         """What is known about a question; once for each message that asks, however often an agent comes back to it."""
         if asking and self._recalled is not None and self._recalled[0] == (asking, question):
             return self._recalled[1]
-        text = self._longterm.attempt("recall", lambda: self._longterm.recall(question, budget, shown), None)
+
+        def recall() -> str | None:
+            try:
+                return self._longterm.recall(question, budget, shown)
+            except InvalidArgument as error:
+                if budget >= self.max_tokens:
+                    raise
+                # no setting of the caller's: the conversation or the prompt before it left too little room
+                log.warning("nothing is recalled for %s, the token_limit leaves no room: %s", self.user_id, error)
+                return None
+
+        text = self._longterm.attempt("recall", recall, None)
         if asking and text is not None:
             self._recalled = ((asking, question), text)
         return text or ""

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +320,31 @@ def test_what_is_known_is_recalled_for_the_last_question_or_the_input(engine: Me
     assert "October" in shown(memory)
     assert "lemon" not in shown(memory)
     assert LEMON in shown(memory, input="How does Ann take her tea?")
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+@pytest.mark.parametrize("left", [40, 20, 2, 1, 0])
+def test_a_prompt_that_leaves_no_room_to_recall_costs_no_answer_and_is_told(
+    engine: MemOS, remembering: Any, on_error: str, left: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.add(LEMON, actor="ann")
+    memory = remembering(on_error=on_error)
+    memory.put(user("How does Ann take her tea?"))
+    assert "lemon" not in shown(memory, initial_token_count=memory.token_limit - left)
+    assert "leaves no room" in caplog.text
+    assert LEMON in shown(memory)  # the same question, when there is room again
+
+
+@pytest.mark.parametrize("on_error", ["raise", "warn"])
+def test_a_budget_of_the_callers_that_holds_nothing_is_a_mistake(
+    engine: MemOS, remembering: Any, on_error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.add(LEMON, actor="ann")
+    memory = remembering(on_error=on_error, max_tokens=1)
+    memory.put(user("How does Ann take her tea?"))
+    with pytest.raises(InvalidArgument) if on_error == "raise" else nullcontext():
+        assert "lemon" not in shown(memory)
+    assert on_error == "raise" or "cannot hold" in caplog.text
 
 
 def test_recalled_text_is_stored_nowhere(engine: MemOS, remembering: Any) -> None:
