@@ -18,7 +18,7 @@ Turn = dict[str, Any]  # as `messages.as_turn` makes it
 T = TypeVar("T")
 
 _MOST = 100_000  # turns of one session that are looked through
-_ALIKE = 5  # memories that may be the words of a turn
+_ALIKE = 5  # memories that may be the words of a turn, besides one for each turn
 _WORDS = 5  # of a turn that nobody says a second time by chance
 
 
@@ -70,10 +70,10 @@ class LongTerm:
         such a session is known, too."""
         said = [(turn["role"], turn["content"]) for turn in turns]
         known = set[int]()
-        for session in self._sessions_with(said):
-            stored = self._turns_of(session)
-            for start in range(1 - len(stored), len(said)):
-                known |= _same_from(said, stored, start)
+        sessions = sorted((self._turns_of(session) for session in self._sessions_with(said)), key=len, reverse=True)
+        for stored in sessions:  # each once: what was said again is another turn
+            places = (_same_from(said, stored, start) for start in range(1 - len(stored), len(said)))
+            known |= max(places, key=lambda found: len(found - known), default=set())
         return known
 
     def _sessions_with(self, said: Sequence[tuple[str, str]]) -> list[str]:
@@ -81,7 +81,7 @@ class LongTerm:
         sessions = dict[str, None]()
         for role, content in dict.fromkeys(said):
             hits = self._engine.memory.search(
-                content, namespace=self._namespace, actor=self._user, k=_ALIKE, filter={"role": role}
+                content, namespace=self._namespace, actor=self._user, k=_ALIKE + len(said), filter={"role": role}
             )
             found = (hit.cube.origin.session for hit in hits if hit.cube.text == content)
             sessions |= dict.fromkeys(session for session in found if session)

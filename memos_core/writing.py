@@ -81,7 +81,9 @@ class Writer:
             placed = self._place(draft, turns, named)
             self._embed(vectors, [p.turn for p in placed if p.stored is None])
             # changes first, and all at once: they may be refused, and then nothing is written
-            changed = self._say_again(draft, [p for p in placed if p.stored is not None and self._is_news(p)])
+            changed = self._say_again(
+                draft, self._changeable(draft, [p for p in placed if p.stored and self._is_news(p)], turns)
+            )
             cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
             fresh = self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
@@ -337,12 +339,25 @@ class Writer:
         # what was said before and changed since (an update, a restore) is no news when it is handed in again
         return stored.version == 1 or all(placed.turn.text != past.text for past in self._vault.past(stored.id))
 
+    def _changeable(
+        self, draft: MemCube, placed: Sequence[placement.Placed], turns: Sequence[Turn]
+    ) -> list[placement.Placed]:
+        """Messages that come again with other words, but for those that are frozen: these stay as they are, and cost a conversation
+        nothing but themselves."""
+        frozen = [p.id for p in placed if p.stored is not None and p.stored.state is State.FROZEN]
+        if len(turns) == 1 or not frozen:
+            return list(placed)
+        for id in frozen:
+            self.failed(draft.access.owner, "update", f"message {id} came with other words, and its memory is frozen")
+        return [p for p in placed if p.id not in frozen]
+
     def _say_again(self, draft: MemCube, placed: Sequence[placement.Placed]) -> dict[str, MemCube]:
         """Messages that come again under their ids: the next versions, by id."""
         old, new = [p.stored for p in placed if p.stored is not None], []
         for stored, p in zip(old, placed, strict=True):
             lapsed = lifecycle.has_expired(stored, self._clock())
-            again = lifecycle.replaced(stored, _cube(draft, p)) if lapsed else None
+            is_back = lapsed or stored.state is State.ARCHIVED
+            again = lifecycle.replaced(stored, _cube(draft, p)) if is_back else None
             new.append(again or lifecycle.revise(stored, draft.created_at, text=p.turn.text))
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
         new = self._vault.replace(old, new, vectors)

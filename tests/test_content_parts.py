@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memos_core import InvalidArgument, MemOS
+from memos_core import IllegalTransition, InvalidArgument, MemOS
 from memos_core.content_parts import content_of
 from memos_core.reader import heard
 
@@ -122,3 +122,23 @@ def test_every_part_is_text_or_counted(parts: list[Any]) -> None:
         return
     assert all(p in said.text for p in parts if isinstance(p, str) and p.strip())
     assert set(said.words.split()) <= set(said.text.split())
+
+
+def test_a_frozen_message_that_comes_with_other_words_costs_the_others_nothing(memory: MemOS) -> None:
+    [home] = memory.add({"role": "user", "content": "I live in Porto", "id": "h1"}, session="s")
+    memory.freeze(home.id)
+    said = [
+        {"role": "user", "content": "I live in Braga", "id": "h1"},
+        {"role": "user", "content": "And now?", "id": "h2"},
+    ]
+    assert [c.text for c in memory.add(said, session="s")] == ["I live in Porto", "And now?"]
+    assert [e.outcome for e in memory.log(verb="update")] == ["failed"]
+    with pytest.raises(IllegalTransition):
+        memory.add(said[0], session="s")
+
+
+def test_an_archived_message_that_comes_with_other_words_is_found_again(memory: MemOS) -> None:
+    [home] = memory.add({"role": "user", "content": "I live in Porto", "id": "h1"}, session="s")
+    memory.archive(home.id)
+    memory.add({"role": "user", "content": "I live in Braga", "id": "h1"}, session="s")
+    assert [h.cube.text for h in memory.search("Where do I live?")] == ["I live in Braga"]

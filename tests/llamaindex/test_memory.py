@@ -272,6 +272,14 @@ def test_a_history_of_a_caller_who_names_no_session_is_learnt_whatever_its_last_
     assert (texts(engine).count("No"), texts(engine).count("Do you drink?")) == (2, 1)
 
 
+def test_what_is_said_again_in_a_history_that_grows_is_learnt_each_time(engine: MemOS, remembering: Any) -> None:
+    history: list[ChatMessage] = []
+    for number in range(6):  # a server without state that hands in all of it
+        history += [user("shall we go on?"), assistant("sure")] if number % 2 else [user("do it"), assistant("done")]
+        remembering().set(history)
+    assert sorted(texts(engine)) == sorted(m.content for m in history)
+
+
 def test_of_a_history_of_a_caller_who_names_no_session_the_rest_is_learnt(engine: MemOS, remembering: Any) -> None:
     remembering().set(HISTORY)
     longer = [*HISTORY, user("Momo is three."), assistant("ok")]
