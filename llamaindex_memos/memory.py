@@ -43,8 +43,8 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
     one, drops a system message that it finds there.
 
     A history handed in by `set` (`chat_history=` of agents and engines) takes the place of the conversation, and of it is learnt what
-    is not known from this session. Without a `session_id` each memory is a conversation of its own; then a history whose last
-    words are known is taken to be known. `reset` forgets the conversation and keeps what was learnt; `forget` deletes.
+    is not known from this session. Without a `session_id` each memory is a conversation of its own; then of a history is
+    learnt what no stored conversation says with its neighbours. `reset` forgets the conversation and keeps what was learnt; `forget` deletes.
 
     Fields are plain, so that a `Context` with it can be written down: what is kept of the engine is its path. Restored, it finds
     the engine of that path that another adapter in the process has, or opens it with the default embedder; to a store with
