@@ -241,6 +241,8 @@ class MemOSMemory(BaseMemory):  # type: ignore[misc]  # LlamaIndex is untyped to
             NotFound, AccessDenied, IllegalTransition: nothing was deleted; whatever `on_error` says.
         """
         with self._lock:
+            if isinstance(ids, tuple):  # to the engine a tuple is a namespace
+                ids = list(ids)
             receipt = self.memory.delete(self.namespace if ids is None else ids, actor=self.user_id)
             self._recalled = None
             if ids is None:

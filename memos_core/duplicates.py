@@ -13,7 +13,7 @@ import numpy as np
 
 from . import filters, governance, lifecycle
 from .embedding import Embedding, spoken
-from .errors import InvalidArgument
+from .errors import Conflict, InvalidArgument
 from .tables import Candidate
 from .types import MemCube, Namespace, Text
 from .vault import Vault
@@ -22,6 +22,7 @@ from .writing import Writer
 
 MOST = 20_000  # memories that are held against each other at once
 _BLOCK = 2_000
+_TRIES = 5  # how often memories are fused beside others before they are kept out
 
 
 class Duplicates:
@@ -65,22 +66,31 @@ class Duplicates:
         """One memory of text out of several: the first of them in its next version, with the lines of the others. These are archived and
         linked to; their histories stay theirs, and deleting one deletes what its words went into. Who may not read all of them may not
         read it."""
-        for _ in range(5):
-            first, *others = self._checked(who, ids)
-            now = self._clock()
-            access = governance.narrowed(first.access, governance.derived_access(who, [c.access for c in others]))
-            new = lifecycle.fused(first, others, access, now)
-            [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
-            gone = [lifecycle.archive(c, now) for c in others]
-            with self._vault.writing():
-                if self._checked(who, ids) != [first, *others]:
-                    continue
-                self._vault.replace([first, *others], [new, *gone], [vector, *(None for _ in gone)])
-                self._writer.tell(who, "fuse", [new], now)
-                self._writer.tell(who, "archive", gone, now)
-                self._writer.carry_on([first], [new], who)
+        for _ in range(_TRIES):
+            if (new := self._fused(who, ids)) is not None:
                 return new
-        raise InvalidArgument("ids: these memories keep changing")
+        with self._vault.writing():  # others were quicker each time: what is read now cannot change under it
+            new = self._fused(who, ids)
+        if new is None:
+            raise Conflict("these memories kept changing in the transaction in which they were to be fused: try again")
+        return new
+
+    def _fused(self, who: str, ids: Sequence[str]) -> MemCube | None:
+        """Read, fuse, write; None if somebody changed one of them in between."""
+        first, *others = self._checked(who, ids)
+        now = self._clock()
+        access = governance.narrowed(first.access, governance.derived_access(who, [c.access for c in others]))
+        new = lifecycle.fused(first, others, access, now)
+        [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+        gone = [lifecycle.archive(c, now) for c in others]
+        with self._vault.writing():
+            if self._checked(who, ids) != [first, *others]:
+                return None
+            self._vault.replace([first, *others], [new, *gone], [vector, *(None for _ in gone)])
+            self._writer.tell(who, "fuse", [new], now)
+            self._writer.tell(who, "archive", gone, now)
+            self._writer.carry_on([first], [new], who)
+        return new
 
     def _checked(self, who: str, ids: Sequence[str]) -> list[MemCube]:
         cubes = self._writer.readable(ids, who)

@@ -325,6 +325,8 @@ class Exchange:
             if namespace or ids is not None or filter is not None or kinds is not None or not history:
                 raise InvalidArgument("whole: it is of all memories with their histories: leave out what selects some")
             self._groups.operators.require(who, "dump it whole")
+        if filter is not None and not filters.matching(filter):
+            raise InvalidArgument("filter: there is no condition in it; leave it out for all")
         wanted_kinds = None if kinds is None else _kinds(kinds)
         listed = None if ids is None else checked_ids(ids)
         if listed is not None:

@@ -111,6 +111,11 @@ def withdrawn(until: datetime) -> str:
     return f"state = 'expired' AND updated_at <= {literal(until)}"
 
 
+def over(now: datetime, until: datetime) -> str:
+    """Past its time, or taken back by a rollback up to a time."""
+    return f"({lapsed(now)}) OR ({withdrawn(until)})"
+
+
 def happened(since: datetime | None, until: datetime | None) -> str | None:
     """Within [since, until)."""
     return all_of(

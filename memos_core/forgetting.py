@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from . import branches, filters, lifecycle
+from . import branches, filters, lifecycle, retention
 from .blobs import Blobs
 from .codec import Outline
 from .errors import IllegalTransition
@@ -99,6 +99,45 @@ class Forgetting:
         return Removed(
             tuple(o.id for o in asked), tuple(o.id for o in derived), versions, blobs, tuple(o.digest for o in gone), out
         )  # fmt: skip
+
+    def remove_over(self, over: str, now: datetime) -> dict[str, list[Removed]]:
+        """Remove what a condition says is over; by owner. What a legal hold holds, waits for that. What a memory went into by `fuse` has a
+        time of its own, and stays, unless it is a retention rule that lets the memory stay no longer: that is of its words."""
+        removed = dict[str, list[Removed]]()
+        with self._vault.writing():
+            ruled = {path[0] for path in map(filters.decode_namespace, self._vault.rules.under(retention.RULE))}
+            for owner in sorted(set(self._vault.column("owner", over))):
+                ids = self._vault.column("id", filters.all_of(over, f"owner = {filters.literal(owner)}"))
+                cubes = [row.cube for row in self._vault.by_ids(ids)] if owner in ruled else []
+                overdue = [c.id for c in retention.overdue(cubes, now)]
+                rest = sorted(set(ids) - set(overdue))
+                removed[owner] = self._remove_unless_held(overdue, owner, now, "retention")
+                removed[owner] += self._remove_unless_held(
+                    rest, owner, now, "its time was over", self._fused_from(rest, now)
+                )
+        return removed
+
+    def _fused_from(self, ids: Sequence[str], now: datetime) -> frozenset[str]:
+        """The memories that some went into by `fuse` and that are there."""
+        if not ids or not (children := self._vault.column("id", filters.contains_any("parents", ids))):
+            return frozenset()
+        merged = {(id, "merged") for id in ids}
+        return frozenset(
+            r.cube.id
+            for r in self._vault.by_ids(children, filters.current(now))
+            if any((link.id, link.relation) in merged for link in r.cube.lineage)
+        )
+
+    def _remove_unless_held(
+        self, ids: Sequence[str], owner: str, now: datetime, why: str, spare: Container[str] = frozenset()
+    ) -> list[Removed]:
+        asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
+        try:
+            return [self.remove(asked, owner, now, spare=spare, detail=why)]
+        except IllegalTransition:
+            if len(ids) == 1:
+                return []
+            return [r for id in ids for r in self._remove_unless_held([id], owner, now, why, spare)]
 
     def finish(self, undone: Sequence[str]) -> None:
         """Carry out a deletion that was told of and not made, and remove what one that was made left behind. The caller holds

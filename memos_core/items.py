@@ -122,13 +122,13 @@ class Items(Refusing):
         self._upkeep.after_write()
 
     def sweep(self, *, actor: str | None = None) -> int:
-        """Remove the actor's items whose time is over; how many. (`MemOS.tick` does so with all that is over, whoever owns it.)"""
+        """Remove the actor's items whose time is over; how many. What a legal hold holds waits for that, and what a rollback took back can
+        still be brought back. (`MemOS.tick` does so with all that is over, whoever owns it.)"""
         who, now = self._who(actor), self._clock()
-        with self._vault.writing():
-            rows = self._vault.rows(filters.all_of(_owned(who), _KEYED, f"NOT ({filters.current(now)})"))
-            self._writer.remove(rows, who, now)
+        over = filters.all_of(_owned(who), _KEYED, filters.lapsed(now))
+        removed = self._writer.forgetting.remove_over(over, now).get(who, ())
         self._upkeep.after_write()
-        return len(rows)
+        return sum(len(r.ids) for r in removed)
 
     # --- reading -------------------------------------------------------------------------------------------------------
 

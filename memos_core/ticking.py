@@ -63,7 +63,6 @@ class Ticking:
 
         def _require_open(self) -> None: ...
         def _how(self, distillation: Distillation | None) -> Distillation: ...
-        def _remove_overdue(self, now: datetime) -> int: ...
         def _remove_lapsed(self, now: datetime) -> int: ...
 
     def tick(self, now: datetime | None = None) -> TickReport:
@@ -79,7 +78,7 @@ class Ticking:
         moment = reader.aware(now, "now") or self._clock()
         used = self._upkeep.flush()
         moves = self._scheduler.run(moment, self._model, self._distillation)
-        expired = self._remove_overdue(moment) + self._remove_lapsed(moment)
+        expired = self._remove_lapsed(moment)
         self._upkeep.sweep()
         self._upkeep.uses.sweep(moment)
         self._tiers.sweep()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from . import filters, governance, retention
@@ -13,7 +13,7 @@ from .adapters import AdapterTier
 from .audit import Audit
 from .codec import Outline
 from .duplicates import Duplicates
-from .errors import IllegalTransition, InvalidArgument, NotFound
+from .errors import InvalidArgument, NotFound
 from .forgetting import Removed
 from .grants import Context
 from .groups import Groups, acting
@@ -33,6 +33,8 @@ from .validate import (
 )
 from .vault import Vault
 from .writing import Writer
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Trust:
@@ -168,7 +170,7 @@ class Trust:
         own = list[Removed]()
 
         def remove() -> None:
-            own[:] = self._removed_lapsed(now, now).get(who, ())
+            own[:] = self._writer.forgetting.remove_over(filters.over(now, now), now).get(who, ())
 
         self._writer.forgetting.purge(remove)
         self._adapters.under_way.sweep()
@@ -322,57 +324,11 @@ class Trust:
         """The actor's rules of `retain`, by namespace."""
         return retention.rules_of(self._who(actor), self._vault.rules.under(retention.RULE))
 
-    def _remove_overdue(self, now: datetime) -> int:
-        """Remove what no retention rule lets stay; how many. What a legal hold on something made of it holds, waits for that."""
-        owners = {owner for (owner, *_) in map(filters.decode_namespace, self._vault.rules.under(retention.RULE))}
-        count = 0
-        with self._vault.writing():
-            for owner in sorted(owners):
-                lapsed = filters.all_of(f"owner = {filters.literal(owner)}", f"NOT ({filters.unexpired(now)})")
-                ids = [c.id for c in retention.overdue((r.cube for r in self._vault.rows(lapsed)), now)]
-                count += sum(len(r.ids) for r in self._remove_unless_held(ids, owner, now, "retention"))
-        return count
-
     def _remove_lapsed(self, now: datetime) -> int:
         """Remove what is past its time, and what a rollback took back so long ago that none brings it back; how many."""
-        return sum(
-            len(r.ids) for some in self._removed_lapsed(now, now - self._policy.keep_withdrawn).values() for r in some
-        )
-
-    def _removed_lapsed(self, now: datetime, withdrawn: datetime) -> dict[str, list[Removed]]:
-        """Remove what is past its time, and what was taken back up to a time; by owner. What a legal hold holds, waits for that; what
-        it went into by `fuse` has a time of its own, and stays."""
-        over = f"({filters.lapsed(now)}) OR ({filters.withdrawn(withdrawn)})"
-        found = dict[str, list[Removed]]()
-        with self._vault.writing():
-            for owner in sorted(set(self._vault.column("owner", over))):
-                ids = self._vault.column("id", filters.all_of(over, f"owner = {filters.literal(owner)}"))
-                found[owner] = self._remove_unless_held(
-                    ids, owner, now, "its time was over", self._fused_from(ids, now)
-                )
-        return found
-
-    def _fused_from(self, ids: Sequence[str], now: datetime) -> frozenset[str]:
-        """The memories that some went into by `fuse` and that are there."""
-        if not ids or not (children := self._vault.column("id", filters.contains_any("parents", ids))):
-            return frozenset()
-        merged = {(id, "merged") for id in ids}
-        return frozenset(
-            r.cube.id
-            for r in self._vault.by_ids(children, filters.current(now))
-            if any((link.id, link.relation) in merged for link in r.cube.lineage)
-        )
-
-    def _remove_unless_held(
-        self, ids: Sequence[str], owner: str, now: datetime, why: str, spare: frozenset[str] = frozenset()
-    ) -> list[Removed]:
-        asked = self._vault.outlines(filters.one_of("id", ids)) if ids else []
-        try:
-            return [self._writer.forgetting.remove(asked, owner, now, spare=spare, detail=why)]
-        except IllegalTransition:
-            if len(ids) == 1:
-                return []
-            return [r for id in ids for r in self._remove_unless_held([id], owner, now, why, spare)]
+        since_ever = max(timedelta(0), now - _LONG_AGO)
+        over = filters.over(now, now - min(self._policy.keep_withdrawn, since_ever))
+        return sum(len(r.ids) for some in self._writer.forgetting.remove_over(over, now).values() for r in some)
 
     # --- proof -----------------------------------------------------------------------------------------------------------
 

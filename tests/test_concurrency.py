@@ -232,6 +232,20 @@ def test_closing_takes_no_lock_from_a_thread_that_still_writes(tmp_path: Path, e
         assert [h.cube.text for h in other.search("afterwards")] == ["afterwards"]
 
 
+def test_memories_that_others_change_each_time_are_fused_at_last(open_store: Callable[..., MemOS]) -> None:
+    words, changes = WordsEmbedder(), iter(range(5))
+
+    def embed(texts: list[str]) -> Any:
+        """Somebody is quicker, as often as fusing is tried beside others."""
+        if any("\n" in text for text in texts) and (change := next(changes, None)) is not None:
+            memory.update(milk.id, f"milk {change}")
+        return words(texts)
+
+    memory = open_store(embed=embed)
+    [tea], [milk] = memory.add("tea"), memory.add("milk")
+    assert memory.fuse([tea.id, milk.id]).text == "tea\nmilk 4"
+
+
 @pytest.mark.parametrize("verb", ["update", "share", "archive and restore", "put"])
 def test_processes_that_change_one_memory_in_a_tight_loop_are_never_refused(verb: str, memory: MemOS) -> None:
     [cube], count = memory.add("tea"), 40

@@ -13,6 +13,7 @@ import pytest
 
 from memos_core import IllegalTransition, InvalidArgument, Item, Kind, MemOS, NotFound, Policy, Receipt
 from memos_core.commands import labels
+from memos_core.signing import new_key
 from tests.conftest import Clock
 from tests.test_forgetting import keep_tensors
 from tests.test_purge import WORD
@@ -203,6 +204,61 @@ def test_an_item_past_its_time_is_removed_by_its_name(memory: MemOS, clock: Cloc
     assert memory._vault.rows("true") == []
 
 
+def test_what_a_rule_lets_stay_no_longer_takes_along_what_its_words_were_fused_into(
+    memory: MemOS, clock: Clock
+) -> None:
+    [kept], [short] = memory.add("Ann drinks tea"), memory.add("Ann drinks zanzibarish tea", namespace=("gone",))
+    memory.fuse([kept.id, short.id])
+    memory.retain(("gone",), HOUR)
+    clock.forward(hours=2)
+    receipt = memory.purge()
+    assert (receipt.ids, receipt.derived) == ((short.id,), (kept.id,))
+    assert saying(memory) == []
+
+
+def two_items(memory: MemOS) -> list[str]:
+    return [c.id for c in memory.items.put([Item(NAME, k, {}, (f"zanzibarish {k}",), HOUR) for k in ("tea", "milk")])]
+
+
+def test_sweeping_items_leaves_what_can_be_brought_back(memory: MemOS) -> None:
+    memory.snapshot("before")
+    two_items(memory)
+    memory.snapshot("after")
+    memory.rollback("before")
+    assert memory.items.sweep() == 0
+    memory.rollback("after")
+    assert all(memory.items.get([(NAME, "tea"), (NAME, "milk")]))
+
+
+def test_sweeping_items_leaves_what_is_held_and_removes_the_others(memory: MemOS, clock: Clock) -> None:
+    tea, milk = two_items(memory)
+    memory.freeze(keep_tensors(memory, memory.get(tea), b"tensors").id)
+    clock.forward(hours=2)
+    assert memory.items.sweep() == 1
+    assert [row.cube.id for row in memory._vault.by_ids([tea, milk])] == [tea]
+
+
+def test_sweeping_items_leaves_what_they_were_fused_into(memory: MemOS, clock: Clock) -> None:
+    [kept] = memory.add("Ann drinks tea")
+    tea, _ = two_items(memory)
+    memory.fuse([kept.id, tea])
+    clock.forward(hours=2)
+    assert memory.items.sweep() == 2
+    assert memory.get(kept.id).text == "Ann drinks tea\nzanzibarish tea"
+
+
+def test_what_was_taken_back_can_stay_for_ever(open_store: Callable[..., MemOS], clock: Clock) -> None:
+    memory = open_store(policy=Policy(keep_withdrawn=timedelta.max))
+    memory.snapshot("before")
+    memory.add("tea")
+    memory.snapshot("after")
+    memory.rollback("before")
+    clock.forward(days=9_999)
+    assert memory.tick().expired == 0
+    memory.rollback("after")
+    assert len(memory.search("tea")) == 1
+
+
 # --- an empty selection is not everything ------------------------------------------------------------------------------------
 
 
@@ -211,6 +267,7 @@ EMPTY: dict[str, Callable[[MemOS, Any], object]] = {
     "delete, filtered": lambda memory, nothing: memory.delete(nothing, filter={}),
     "convert": lambda memory, nothing: memory.convert(nothing, Kind.ACTIVATION),
     "fuse": lambda memory, nothing: memory.fuse(nothing),
+    "compose": lambda memory, nothing: memory.compose(nothing),
     "pull": lambda memory, nothing: memory.pull(nothing if nothing is not None else []),
     "dump": lambda memory, nothing: memory.dump(
         Path(memory.path).parent / "dump", ids=nothing if nothing is not None else []
@@ -256,6 +313,17 @@ def test_no_kinds_are_no_memories(memory: MemOS, tmp_path: Path) -> None:
     memory.dump(tmp_path / "dump")
     with pytest.raises(InvalidArgument, match="kinds"):
         memory.load(tmp_path / "dump", kinds=[])
+
+
+def test_no_conditions_select_nothing_to_dump_or_to_publish(memory: MemOS, tmp_path: Path) -> None:
+    memory.add("tea")
+    new_key(tmp_path / "key")
+    with pytest.raises(InvalidArgument, match="filter"):
+        memory.dump(tmp_path / "dump", filter={})
+    with pytest.raises(InvalidArgument, match="filter"):
+        memory.publish(tmp_path / "shop", "tea", key=tmp_path / "key", visibility=["*"], filter={})
+    assert not (tmp_path / "dump").exists()
+    assert not (tmp_path / "shop").exists()
 
 
 def test_a_rollback_of_no_memory_is_not_one_of_all(memory: MemOS) -> None:

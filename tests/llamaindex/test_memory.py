@@ -576,6 +576,17 @@ def test_forget_deletes_one_memory_by_its_id(engine: MemOS, remembering: Any) ->
         memory.forget(cat.id)
 
 
+@pytest.mark.parametrize("several", [list, tuple, set, iter])
+def test_forget_takes_ids_in_any_collection(several: Any, engine: MemOS, remembering: Any) -> None:
+    memory = remembering()
+    memory.put_messages(HISTORY)
+    ids = [c.id for c in learnt(engine)][:2]
+    assert sorted(memory.forget(several(ids)).ids) == sorted(ids)
+    for nothing in ((), [], ""):
+        with pytest.raises(InvalidArgument):
+            memory.forget(nothing)
+
+
 # --- serialised, copied, attached ------------------------------------------------------------------------------------------------
 
 
