@@ -254,12 +254,13 @@ class Loader:
 
     def _known_groups(self, order: Order, found: Parcel) -> set[str]:
         """The groups of a dump that are the same here, by name and owner, or will be; as `share` has it, of those that the loader owns or is
-        in, unless he acts for all: a dump may lie about owners."""
+        in, unless he acts for all: a dump may lie about owners. One that has members here whom it has not in the dump is not the same: what
+        is granted to it would be theirs, who lost that there."""
         here = self._vault.rules.under(GROUP)
         for_all = order.owner is None and self._may_act_for_all(order.who)
         same = {
             n for n, group in found.groups.items()
-            if n in here and here[n]["owner"] == group.owner and (for_all or order.who in (group.owner, *here[n]["members"]))
+            if n in here and here[n]["owner"] == group.owner and (group.members is None or set(here[n]["members"]) <= set(group.members)) and (for_all or order.who in (group.owner, *here[n]["members"]))
         }  # fmt: skip
         return same | self._coming_groups(order, found).keys()
 

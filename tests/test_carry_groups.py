@@ -115,6 +115,21 @@ def test_the_log_tells_of_a_group_that_came_along(memory: MemOS, other: MemOS, t
     assert other.log(actor="eve", verb="group") == []
 
 
+def test_whoever_left_a_group_where_it_was_dumped_is_given_nothing_new(
+    memory: MemOS, other: MemOS, tmp_path: Path
+) -> None:
+    shared(memory, "group:team")
+    memory.dump(tmp_path / "dump")
+    other.load(tmp_path / "dump", as_they_are=True)
+    memory.group("team", ["carl"])
+    [cube] = memory.add("tea of later", access=Access("ann", frozenset({"group:team"})))
+    memory.dump(tmp_path / "dump")
+    report = other.load(tmp_path / "dump", as_they_are=True)
+    assert report.left_out["grants_to_unknown_groups"] == 1
+    assert seen(other, "bob") == {"green tea for the team"}
+    assert other.get(cube.id, actor="ann").access.readers == frozenset()
+
+
 def test_a_name_that_others_grants_use_cannot_be_taken(memory: MemOS) -> None:
     shared(memory, "group:team")
     memory._vault.rules.drop("group:team")  # as a store of before may be, into which such grants were loaded
