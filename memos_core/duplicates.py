@@ -13,7 +13,7 @@ import numpy as np
 
 from . import filters, governance, lifecycle
 from .embedding import Embedding, spoken
-from .errors import Conflict, InvalidArgument
+from .errors import InvalidArgument
 from .tables import Candidate
 from .types import MemCube, Namespace, Text
 from .vault import Vault
@@ -22,7 +22,6 @@ from .writing import Writer
 
 MOST = 20_000  # memories that are held against each other at once
 _BLOCK = 2_000
-_TRIES = 5  # how often memories are fused beside others before they are kept out
 
 
 class Duplicates:
@@ -66,14 +65,7 @@ class Duplicates:
         """One memory of text out of several: the first of them in its next version, with the lines of the others. These are archived and
         linked to; their histories stay theirs, and deleting one deletes what its words went into. Who may not read all of them may not
         read it."""
-        for _ in range(_TRIES):
-            if (new := self._fused(who, ids)) is not None:
-                return new
-        with self._vault.writing():  # others were quicker each time: what is read now cannot change under it
-            new = self._fused(who, ids)
-        if new is None:
-            raise Conflict("these memories kept changing in the transaction in which they were to be fused: try again")
-        return new
+        return self._writer.until_written(lambda: self._fused(who, ids), f"one of {len(ids)} memories to fuse")
 
     def _fused(self, who: str, ids: Sequence[str]) -> MemCube | None:
         """Read, fuse, write; None if somebody changed one of them in between."""

@@ -148,6 +148,12 @@ def replaced(old: MemCube, new: MemCube) -> MemCube:
     return _next(kept, new.updated_at)
 
 
+def said_again(old: MemCube, text: str, now: datetime) -> MemCube:
+    """The next version of a message that comes again with other words; an archived one is back in search with them."""
+    new = revise(old, now, text=text)
+    return replace(new, state=_moved(old, State.GENERATED)) if old.state is State.ARCHIVED else new
+
+
 def refined(old: MemCube, said: MemCube, now: datetime) -> MemCube:
     """The next version of a statement that was said more exactly, with the turns of both as its sources."""
     _require_unfrozen(old)

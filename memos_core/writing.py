@@ -81,9 +81,9 @@ class Writer:
             placed = self._place(draft, turns, named)
             self._embed(vectors, [p.turn for p in placed if p.stored is None])
             # changes first, and all at once: they may be refused, and then nothing is written
-            changed = self._say_again(
-                draft, self._changeable(draft, [p for p in placed if p.stored and self._is_news(p)], turns)
-            )
+            is_alone = len(turns) + len(again) == 1
+            news = [p for p in placed if p.stored is not None and self._is_news(p)]
+            changed = self._say_again(draft, news if is_alone else self._unfrozen(draft, news))
             cubes = [changed.get(p.id) or p.stored or _cube(draft, p) for p in placed]
             fresh = [c for c, p in zip(cubes, placed, strict=True) if p.stored is None]
             fresh = self._vault.insert(fresh, [vectors[c.origin.speaker, c.text] for c in fresh])
@@ -93,7 +93,8 @@ class Writer:
             for turn in again:  # the same message, said otherwise within one call
                 at = next(i for i, p in enumerate(placed) if p.turn.message_id == turn.message_id)
                 same = placement.Placed(turn, cubes[at].id, cubes[at].origin.position, cubes[at])
-                cubes[at] = self._say_again(draft, [same] if self._is_news(same) else []).get(same.id, cubes[at])
+                news = self._unfrozen(draft, [same] if self._is_news(same) else [])
+                cubes[at] = self._say_again(draft, news).get(same.id, cubes[at])
         return cubes, fresh
 
     def add_keyed(self, draft: MemCube, turn: Turn) -> MemCube:
@@ -181,43 +182,39 @@ class Writer:
         require: Callable[[str, MemCube], None],
         make: Callable[[MemCube], MemCube],
     ) -> MemCube:
-        """Read, decide, write if nobody wrote in between; else again, and at last as the only writer. What `make` returns unchanged is not
-        written."""
+        """Read, decide, write if nobody wrote in between; see `until_written`. What `make` returns unchanged is not written."""
+
+        def attempt() -> MemCube | None:
+            [old] = self.readable([id], who)
+            require(who, old)
+            new = make(old)
+            if new is old:
+                return old
+            vector: Vector | None = None
+            if lifecycle.needs_vector(old, new):
+                [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
+            try:
+                with self._vault.writing():
+                    [new] = self._vault.replace([old], [new], [vector])
+                    self.tell(who, verb, [new], new.updated_at)
+                    self.carry_on([old], [new], who)
+            except Conflict:
+                return None
+            return new
+
+        return self.until_written(attempt, f"memory {id}")
+
+    def until_written(self, attempt: Callable[[], MemCube | None], what: str) -> MemCube:
+        """What an attempt wrote that reads, decides, and gives None if somebody wrote in between: made a few times beside others, and at
+        last as the only writer. Raises Conflict where that fails too: in a transaction, of which another thread writes."""
         for _ in range(_TRIES):
-            new, written = self._changed(id, who, verb, require, make)
-            if written:
+            if (new := attempt()) is not None:
                 return new
         with self._vault.writing():  # others were quicker each time: what is read now cannot change under it
-            new, written = self._changed(id, who, verb, require, make)
-        if not written:
-            raise Conflict(f"memory {id} kept changing in the transaction in which it was to be changed: try again")
+            new = attempt()
+        if new is None:
+            raise Conflict(f"{what} kept changing in the transaction in which it was to be changed: try again")
         return new
-
-    def _changed(
-        self,
-        id: str,
-        who: str,
-        verb: str,
-        require: Callable[[str, MemCube], None],
-        make: Callable[[MemCube], MemCube],
-    ) -> tuple[MemCube, bool]:
-        """Read, decide, write; the memory, and whether it is what was to be made of it: nobody wrote in between."""
-        [old] = self.readable([id], who)
-        require(who, old)
-        new = make(old)
-        if new is old:
-            return old, True
-        vector: Vector | None = None
-        if lifecycle.needs_vector(old, new):
-            [vector] = self._embedding.many([spoken(new.origin.speaker, new.text)])
-        try:
-            with self._vault.writing():
-                [new] = self._vault.replace([old], [new], [vector])
-                self.tell(who, verb, [new], new.updated_at)
-                self.carry_on([old], [new], who)
-        except Conflict:
-            return old, False
-        return new, True
 
     def share(self, id: str, who: str, readers: frozenset[str], writers: frozenset[str]) -> MemCube:
         """Set who else may read and write. Raises AccessDenied for a reader who may not read what the memory was made from."""
@@ -339,14 +336,10 @@ class Writer:
         # what was said before and changed since (an update, a restore) is no news when it is handed in again
         return stored.version == 1 or all(placed.turn.text != past.text for past in self._vault.past(stored.id))
 
-    def _changeable(
-        self, draft: MemCube, placed: Sequence[placement.Placed], turns: Sequence[Turn]
-    ) -> list[placement.Placed]:
+    def _unfrozen(self, draft: MemCube, placed: Sequence[placement.Placed]) -> list[placement.Placed]:
         """Messages that come again with other words, but for those that are frozen: these stay as they are, and cost a conversation
         nothing but themselves."""
         frozen = [p.id for p in placed if p.stored is not None and p.stored.state is State.FROZEN]
-        if len(turns) == 1 or not frozen:
-            return list(placed)
         for id in frozen:
             self.failed(draft.access.owner, "update", f"message {id} came with other words, and its memory is frozen")
         return [p for p in placed if p.id not in frozen]
@@ -356,9 +349,8 @@ class Writer:
         old, new = [p.stored for p in placed if p.stored is not None], []
         for stored, p in zip(old, placed, strict=True):
             lapsed = lifecycle.has_expired(stored, self._clock())
-            is_back = lapsed or stored.state is State.ARCHIVED
-            again = lifecycle.replaced(stored, _cube(draft, p)) if is_back else None
-            new.append(again or lifecycle.revise(stored, draft.created_at, text=p.turn.text))
+            again = lifecycle.replaced(stored, _cube(draft, p)) if lapsed else None
+            new.append(again or lifecycle.said_again(stored, p.turn.text, draft.created_at))
         vectors = self._embedding.many([spoken(c.origin.speaker, c.text) for c in new])
         new = self._vault.replace(old, new, vectors)
         self.tell(draft.access.owner, "update", new, draft.created_at)

@@ -133,12 +133,17 @@ def test_a_frozen_message_that_comes_with_other_words_costs_the_others_nothing(m
     ]
     assert [c.text for c in memory.add(said, session="s")] == ["I live in Porto", "And now?"]
     assert [e.outcome for e in memory.log(verb="update")] == ["failed"]
+    twice = [said[0], {**said[0], "content": "I live in Faro"}, {"role": "user", "content": "And later?", "id": "h3"}]
+    assert [c.text for c in memory.add(twice, session="s")][-1] == "And later?"
+    assert memory.get(home.id).text == "I live in Porto"
     with pytest.raises(IllegalTransition):
         memory.add(said[0], session="s")
 
 
 def test_an_archived_message_that_comes_with_other_words_is_found_again(memory: MemOS) -> None:
     [home] = memory.add({"role": "user", "content": "I live in Porto", "id": "h1"}, session="s")
+    memory.share(home.id, readers=["bob"])
     memory.archive(home.id)
     memory.add({"role": "user", "content": "I live in Braga", "id": "h1"}, session="s")
-    assert [h.cube.text for h in memory.search("Where do I live?")] == ["I live in Braga"]
+    for actor in ("ann", "bob"):
+        assert [h.cube.text for h in memory.search("Where do I live?", actor=actor)] == ["I live in Braga"]
